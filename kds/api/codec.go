@@ -1,0 +1,131 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Errors of decoding. ErrTooLarge is checked before any parsing.
+var (
+	ErrTooLarge     = errors.New("api: value exceeds its size limit")
+	ErrMalformed    = errors.New("api: malformed encoding")
+	ErrNotCanonical = errors.New("api: encoding is not the canonical one")
+)
+
+// The CBOR modes are fixed: core deterministic out; no duplicates, unknown
+// fields, indefinite lengths, tags or invalid UTF-8 in.
+var (
+	encMode = must(cbor.CoreDetEncOptions().EncMode())
+	decMode = must(cbor.DecOptions{
+		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
+		IndefLength:       cbor.IndefLengthForbidden,
+		TagsMd:            cbor.TagsForbidden,
+		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+		UTF8:              cbor.UTF8RejectInvalid,
+		MaxNestedLevels:   8,
+		MaxArrayElements:  1024,
+		MaxMapPairs:       16,
+	}.DecMode())
+)
+
+// must turns a mistake in the constant options above into a failure of every
+// test at start-up; it never sees input.
+func must[T any](mode T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return mode
+}
+
+// encode returns the core deterministic CBOR of v.
+func encode(v any) ([]byte, error) {
+	raw, err := encMode.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return raw, nil
+}
+
+// decode reads exactly one canonical value of at most limit bytes into v and
+// refuses anything that would not encode to the same bytes again.
+func decode(raw []byte, limit int, v any) error {
+	if len(raw) > limit {
+		return fmt.Errorf("%w: %d bytes, limit %d", ErrTooLarge, len(raw), limit)
+	}
+	if err := decMode.Unmarshal(raw, v); err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	again, err := encode(v)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(raw, again) {
+		return ErrNotCanonical
+	}
+	return nil
+}
+
+// DecodeJSON reads one JSON value of at most limit bytes into v. Unknown
+// keys, duplicate keys (also those that differ only in case, which
+// encoding/json would merge), nesting beyond a bound and trailing data are
+// refused: a proxy and the server must never read two meanings out of one
+// body.
+func DecodeJSON(raw []byte, limit int, v any) error {
+	if len(raw) > limit {
+		return fmt.Errorf("%w: %d bytes, limit %d", ErrTooLarge, len(raw), limit)
+	}
+	if err := checkKeys(json.NewDecoder(bytes.NewReader(raw)), 0); err != nil {
+		return err
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: data after the JSON value", ErrMalformed)
+	}
+	return nil
+}
+
+// checkKeys walks one value and refuses duplicate keys and deep nesting.
+func checkKeys(dec *json.Decoder, depth int) error {
+	if depth > maxJSONDepth {
+		return fmt.Errorf("%w: JSON nested deeper than %d", ErrMalformed, maxJSONDepth)
+	}
+	token, err := dec.Token()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	delim, open := token.(json.Delim)
+	if !open {
+		return nil
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		if delim == '{' {
+			key, err := dec.Token()
+			if err != nil {
+				return fmt.Errorf("%w: %w", ErrMalformed, err)
+			}
+			name := strings.ToLower(fmt.Sprint(key))
+			if seen[name] {
+				return fmt.Errorf("%w: duplicate key %q", ErrMalformed, name)
+			}
+			seen[name] = true
+		}
+		if err := checkKeys(dec, depth+1); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil {
+		return fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return nil
+}

@@ -1,0 +1,28 @@
+package api
+
+// Limits of one request. A server checks them before it parses anything; the
+// sizes are those of the decoded value unless the name says Body.
+const (
+	MaxConstraint = 4 << 10  // bytes of constraint text
+	MaxName       = 256      // bytes of a key name
+	MaxPurpose    = 32       // bytes of a purpose
+	MaxQuote      = 64 << 10 // bytes of a raw quote
+	MaxCollateral = 64 << 10 // bytes of a marshalled collateral bundle; it must fit one replicated entry
+
+	MaxKeyBody    = 16 << 10  // JSON body of a key or public key request
+	MaxAttestBody = 256 << 10 // JSON body of an attest request: quote and bundle in base64, and a constraint
+	MaxReplyBody  = 512 << 10 // JSON body of any reply a client reads
+
+	MaxManifest   = 64 << 10  // bytes of an encoded genesis manifest
+	MaxStatement  = 80 << 10  // bytes of an encoded node statement: a manifest, a key, a membership
+	MaxNodePolicy = 64        // constraints in a manifest
+	MaxOperators  = 64        // operator keys in a manifest
+	MaxSlot       = 32        // bytes of a slot name
+	MaxAddress    = 256       // bytes of a network address
+	MaxMembers    = 64        // members of a cluster
+	MaxProof      = 64        // hashes of an inclusion proof
+	MaxRecord     = 16 << 10  // bytes of an encoded release record
+	maxLabelName  = 64        // bytes of a cluster's display name
+	maxJSONDepth  = 32        // nesting of a JSON body
+	maxTreeSize   = 1<<63 - 1 // leaves; the arithmetic of the log is signed
+)
