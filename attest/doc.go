@@ -1,0 +1,17 @@
+// Package attest answers one question: is this evidence genuine? It verifies Intel DCAP quotes (SGX version 3, TDX
+// versions 4 and 5) against Intel's collateral and returns claims.
+//
+//	verifier, err := attest.NewVerifier(attest.Config{Root: attest.IntelRoot()})
+//	quote, err := attest.Parse(raw)
+//	verified, err := verifier.Verify(quote, collateral, now)
+//	claims := verified.Claims()
+//
+// It guarantees that every claim is covered by a chain of signatures that ends in the configured root key, that nothing
+// in the chain is revoked or outside its validity at the given time, and that the TCB status is what Intel's own library
+// reports for the same input. It does not decide whether a status, a measurement or a debug enclave is acceptable: that
+// is for package policy, which takes a *Verified and nothing less.
+//
+// The package is pure: it reads no clock, file, network or randomness. Callers fetch collateral and pass the time. Any
+// refusal is an *Error that names its Stage and says what to do; a value beside a non-nil error is never usable.
+// DESIGN.md beside this file explains the algorithm, its sources and its deliberate differences from Intel's library.
+package attest

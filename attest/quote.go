@@ -1,0 +1,143 @@
+package attest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/claviger/claviger/attest/sgx"
+	"github.com/claviger/claviger/attest/tdx"
+)
+
+// intelQEVendor is the QE vendor id of Intel's quoting enclaves, the only ones whose identity Intel publishes.
+var intelQEVendor = [16]byte{0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07}
+
+// Quote is a parsed quote. Nothing in it is verified: give it to Verifier.Verify and use the claims.
+type Quote struct {
+	raw []byte
+	sgx *sgx.Quote // exactly one of the two is set
+	tdx *tdx.Quote
+}
+
+// Parse decodes a quote: SGX version 3, TDX version 4, or TDX version 5 with a TD report body. All bytes of raw must
+// belong to the quote; see QuoteSize for buffers that are padded. Structure only: nothing is verified.
+func Parse(raw []byte) (*Quote, error) {
+	fail := func(err error) (*Quote, error) {
+		return nil, refuse(StageParse, "ask the enclave for a new quote, and pass on its bytes unchanged", err)
+	}
+	if len(raw) > MaxQuote {
+		return fail(fmt.Errorf("%w: %d bytes, the limit is %d", ErrUnsupported, len(raw), MaxQuote))
+	}
+	if len(raw) < sgx.HeaderSize {
+		return fail(fmt.Errorf("%w: %d bytes are no quote", ErrUnsupported, len(raw)))
+	}
+	q := &Quote{raw: append([]byte(nil), raw...)}
+	var err error
+	switch version := binary.LittleEndian.Uint16(raw); version {
+	case sgx.Version:
+		q.sgx, err = sgx.ParseQuote(q.raw)
+	case tdx.Version4, tdx.Version5:
+		q.tdx, err = tdx.ParseQuote(q.raw)
+	default:
+		err = fmt.Errorf("%w: version %d", ErrUnsupported, version)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	p := q.parts()
+	if p.vendor != intelQEVendor {
+		return fail(fmt.Errorf("%w: QE vendor %x is not Intel", ErrUnsupported, p.vendor))
+	}
+	if p.certType != sgx.CertTypePCKChain {
+		return fail(fmt.Errorf("%w: certification data type %d is not a PCK certificate chain", ErrUnsupported, p.certType))
+	}
+	return q, nil
+}
+
+// QuoteSize returns how many of the first bytes of raw are the quote, for transports that pad it (such as the fixed
+// buffers of a quote generation service). Parse itself refuses trailing bytes.
+func QuoteSize(raw []byte) (int, error) {
+	fail := func(err error) (int, error) { return 0, refuse(StageParse, "pass the whole quote", err) }
+	if len(raw) < sgx.HeaderSize {
+		return fail(fmt.Errorf("%w: %d bytes are no quote", ErrUnsupported, len(raw)))
+	}
+	n := 0
+	switch version := binary.LittleEndian.Uint16(raw); version {
+	case sgx.Version:
+		n = sgx.HeaderSize + sgx.ReportSize
+	case tdx.Version4:
+		n = tdx.HeaderSize + tdx.BodySize10
+	case tdx.Version5:
+		n = tdx.HeaderSize + 6
+		if len(raw) >= n {
+			n += int(min(binary.LittleEndian.Uint32(raw[tdx.HeaderSize+2:]), MaxQuote))
+		}
+	default:
+		return fail(fmt.Errorf("%w: version %d", ErrUnsupported, version))
+	}
+	if len(raw) < n+4 {
+		return fail(errors.New("attest: quote is truncated"))
+	}
+	size := uint64(n) + 4 + uint64(binary.LittleEndian.Uint32(raw[n:]))
+	if size > uint64(len(raw)) || size > MaxQuote {
+		return fail(fmt.Errorf("%w: it says %d bytes, %d are there", ErrUnsupported, size, len(raw)))
+	}
+	return int(size), nil
+}
+
+// TEE returns the kind of TEE that the quote says it comes from.
+func (q *Quote) TEE() TEE {
+	if q.tdx != nil {
+		return TDX
+	}
+	return SGX
+}
+
+// Version returns the quote format version: 3, 4 or 5.
+func (q *Quote) Version() int { return int(binary.LittleEndian.Uint16(q.raw)) }
+
+// ReportData returns the unverified report data.
+func (q *Quote) ReportData() [64]byte {
+	if q.tdx != nil {
+		return q.tdx.Body.ReportData
+	}
+	return q.sgx.Report.ReportData
+}
+
+// Raw returns a copy of the bytes that were parsed. Their hash is no identity: signatures are malleable.
+func (q *Quote) Raw() []byte { return append([]byte(nil), q.raw...) }
+
+// SGX returns the parsed SGX quote, nil for TDX. It shares memory with q: read only.
+func (q *Quote) SGX() *sgx.Quote { return q.sgx }
+
+// TDX returns the parsed TDX quote, nil for SGX. It shares memory with q: read only.
+func (q *Quote) TDX() *tdx.Quote { return q.tdx }
+
+// parts is what SGX and TDX quotes have in common.
+type parts struct {
+	vendor            [16]byte
+	signature         *[64]byte
+	attestationKey    *[64]byte
+	qeReport          *[sgx.ReportSize]byte
+	qeReportSignature *[64]byte
+	qeAuthData        []byte
+	certType          uint16
+	certData          []byte
+}
+
+func (q *Quote) parts() parts {
+	if q.tdx != nil {
+		a := &q.tdx.Auth
+		return parts{q.tdx.Header.QEVendorID, &a.Signature, &a.AttestationKey, &a.QEReport, &a.QEReportSignature, a.QEAuthData, a.CertType, a.CertData}
+	}
+	a := &q.sgx.Auth
+	return parts{q.sgx.Header.QEVendorID, &a.Signature, &a.AttestationKey, &a.QEReport, &a.QEReportSignature, a.QEAuthData, a.CertType, a.CertData}
+}
+
+// signed returns the bytes that the attestation key signs.
+func (q *Quote) signed() []byte {
+	if q.tdx != nil {
+		return q.tdx.AppendSigned(nil)
+	}
+	return q.sgx.AppendSigned(nil)
+}
