@@ -1,0 +1,45 @@
+package ratls
+
+import (
+	"context"
+	"net"
+	"sync"
+)
+
+// Dialer opens attested channels. It fits http.Transport's DialContext and DialTLSContext: the transport's own TLS is not
+// used, so URLs name the scheme http with DialContext or https with DialTLSContext; HTTP/1.1 runs over the channel.
+type Dialer struct {
+	// Config of every channel. With a nil Key one leaf key serves the life of the Dialer.
+	Config *Config
+	// Net opens the connection below; nil means a plain net.Dialer.
+	Net func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	once sync.Once
+	leaf *leaf
+	err  error
+}
+
+// DialContext connects to addr and attests. The returned connection is a *Conn.
+func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	d.once.Do(func() {
+		if d.err = d.Config.check(RoleClient); d.err == nil {
+			d.leaf, d.err = newLeaf(d.Config.Key)
+		}
+	})
+	if d.err != nil {
+		return nil, d.err
+	}
+	dial := d.Net
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	conn, err := dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	c, err := run(ctx, conn, d.Config, RoleClient, d.leaf)
+	if err != nil {
+		return nil, err // not c: a nil *Conn in the interface would look like a connection
+	}
+	return c, nil
+}

@@ -1,0 +1,28 @@
+// Package ratls joins remote attestation to TLS 1.3: a channel whose ends prove, before the first byte of application
+// data, which enclave holds the key of this very connection.
+//
+// The TLS layer authenticates nothing but keys. Both sides present a self-signed leaf (P-256 or Ed25519); of the
+// certificate only the public key is believed. ALPN is "claviger/1" without fallback, the version is exactly 1.3, and
+// session tickets are off, so every connection attests anew. After the TLS handshake the two sides exchange four frames:
+//
+//  1. client → server: the protocol that will run over the channel, and whether the client wants evidence
+//  2. server → client: cluster id, epoch, whether evidence is wanted, the server's evidence
+//  3. client → server: the client's evidence
+//  4. server → client: accepted
+//
+// Either side may send a refusal in place of its frame; it reaches the peer as a [*RefusedError].
+//
+// Evidence is a quote whose 64 bytes of report data are
+//
+//	SHA-512(CBOR["claviger/ratls/v1", protocol, role, cluster id, epoch, exporter, client key, server key])
+//
+// where exporter is the 32 bytes that RFC 8446 section 7.5 exports for "EXPORTER-claviger-ratls-1" and the keys are SHA-256
+// of the two SubjectPublicKeyInfo structures. Each field answers an attack: the exporter stops replay and relay into another
+// connection; the keys name both ends (the exporter does not cover the client's certificate); the role stops reflection; the
+// protocol, cluster id and epoch stop diversion of genuine evidence to another purpose, cluster or time. Keys of the two
+// sides must differ. The collateral and the attachment that travel with a quote are not covered by its report data: they are
+// protected by TLS under the key that the quote vouches for, and judged by whoever reads them.
+//
+// What is not checked here: which enclave the evidence shows. [Config].Verify answers that, and returns the proof.
+// Where Verify is nil the peer is known by its key alone.
+package ratls
