@@ -1,0 +1,113 @@
+package simpki
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+
+	"github.com/claviger/claviger/attest/sgx"
+	"github.com/claviger/claviger/attest/tdx"
+)
+
+// intelQEVendor is the QE vendor ID of Intel's quoting enclaves; verifiers compare it.
+var intelQEVendor = [16]byte{
+	0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,
+}
+
+// quotingEnclave is one of Intel's two: the QE and, for TDs, the TD QE.
+type quotingEnclave struct {
+	id        string // of its identity in collateral
+	productID uint16
+}
+
+var (
+	qe   = quotingEnclave{"QE", 1}
+	tdQE = quotingEnclave{"TD_QE", 2}
+)
+
+// signer is the MRSIGNER of the quoting enclave. It is not Intel's: the identity in the collateral states it.
+func (e quotingEnclave) signer() [32]byte {
+	return sha256.Sum256([]byte(seedLabel + "/signer/" + e.id))
+}
+
+// attributes of the quoting enclaves: initialised, 64-bit, provisioning key; the identity masks the mode bit away.
+var qeAttributes = [16]byte{0: 0x15, 8: 0xe7}
+
+// evidence is what a quoting enclave adds to a report: how it signed, and who vouches for the key.
+type evidence struct {
+	signature, attestationKey [64]byte
+	report                    [sgx.ReportSize]byte
+	reportSignature           [64]byte
+	authData                  []byte
+}
+
+// QuoteSGX returns a version 3 quote over report. The processor's part is the platform's: CPUSVN is overwritten.
+// Everything else, debug attribute and reserved bytes included, is signed as given.
+func (m *Platform) QuoteSGX(report sgx.Report) ([]byte, error) {
+	report.CPUSVN = m.dials.sgx()
+	q := sgx.Quote{Header: sgx.Header{
+		Version: sgx.Version, AttestationKeyType: sgx.KeyTypeECDSAP256, TEEType: sgx.TEEType,
+		QESVN: uint16(m.qe), PCESVN: pceSVN, QEVendorID: intelQEVendor,
+	}, Report: report}
+	id, err := m.pki.derive(16, "qe id", m.name)
+	if err != nil {
+		return nil, err
+	}
+	copy(q.Header.UserData[:], id)
+	e, err := m.vouch(qe, q.AppendSigned(nil))
+	if err != nil {
+		return nil, err
+	}
+	q.Auth = sgx.Auth{
+		Signature: e.signature, AttestationKey: e.attestationKey, QEReport: e.report, QEReportSignature: e.reportSignature,
+		QEAuthData: e.authData, CertType: sgx.CertTypePCKChain, CertData: append(m.Chain(), 0), // Intel's QE ends the PEM in NUL
+	}
+	return q.Append(nil), nil
+}
+
+// QuoteTDX returns a version 4 quote over body. The platform's part is the platform's: TEE_TCB_SVN, MRSEAM,
+// MRSIGNERSEAM and SEAM attributes are overwritten. Everything else is signed as given.
+func (m *Platform) QuoteTDX(body tdx.Body) ([]byte, error) {
+	body.TEETCBSVN = m.dials.tdx(m.module)
+	body.MRSEAM = sha512.Sum384([]byte{moduleMajor, m.module})
+	body.MRSignerSEAM, body.SEAMAttributes = [48]byte{}, [8]byte{} // a module signed by Intel
+	q := tdx.Quote{Header: tdx.Header{
+		Version: tdx.Version4, AttestationKeyType: tdx.KeyTypeECDSAP256, TEEType: tdx.TEEType, QEVendorID: intelQEVendor,
+	}, Body: body}
+	e, err := m.vouch(tdQE, q.AppendSigned(nil))
+	if err != nil {
+		return nil, err
+	}
+	q.Auth = tdx.Auth{
+		Signature: e.signature, AttestationKey: e.attestationKey, QEReport: e.report, QEReportSignature: e.reportSignature,
+		QEAuthData: e.authData, CertType: tdx.CertTypePCKChain, CertData: m.Chain(),
+	}
+	return q.Append(nil), nil
+}
+
+// vouch signs a quote's header and body with the attestation key of the quoting enclave, and that key's hash, inside a
+// report of the enclave, with the PCK key.
+func (m *Platform) vouch(enclave quotingEnclave, signed []byte) (e evidence, err error) {
+	attestation, err := m.key("attestation " + enclave.id)
+	if err != nil {
+		return e, err
+	}
+	if e.attestationKey, err = point(&attestation.PublicKey); err != nil {
+		return e, err
+	}
+	if e.signature, err = sign(attestation, signed); err != nil {
+		return e, err
+	}
+	e.authData = make([]byte, 32)
+	for i := range e.authData {
+		e.authData[i] = byte(i)
+	}
+	report := sgx.Report{
+		CPUSVN: m.dials.sgx(), Attributes: qeAttributes, MREnclave: sha256.Sum256([]byte{m.qe, byte(enclave.productID)}),
+		MRSigner: enclave.signer(), ISVProdID: enclave.productID, ISVSVN: uint16(m.qe),
+	}
+	bound := sha256.Sum256(append(e.attestationKey[:], e.authData...))
+	copy(report.ReportData[:], bound[:])
+	copy(e.report[:], report.Append(nil))
+	e.reportSignature, err = sign(m.pck.key, e.report[:])
+	return e, err
+}
