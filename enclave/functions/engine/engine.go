@@ -1,0 +1,204 @@
+package engine
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+
+	quickjs "github.com/aperturerobotics/go-quickjs-wasi-reactor"
+	"github.com/claviger/claviger/enclave/functions/engine/meter"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+)
+
+// Mode says how the JavaScript engine's WebAssembly runs. There is no automatic choice: inside EGo the compiler ends the
+// process unless the enclave was signed with executable heap.
+type Mode int
+
+// The modes. The zero Mode is refused.
+const (
+	Compiler    Mode = 1 // machine code made at start-up; for TDs and the simulator
+	Interpreter Mode = 2 // no executable memory, roughly 30 times slower; recursion is limited to some hundred frames
+)
+
+// Config configures an Engine.
+type Config struct {
+	Mode   Mode
+	Limits Limits // per program and call; zero fields take their defaults
+	// Concurrency is the number of instances that may exist at once, hence of calls that run at once; others wait.
+	// Default: twice the processors. Memory is bounded by Concurrency × Limits.Memory plus the programs' snapshots.
+	Concurrency int
+}
+
+// Engine compiles the JavaScript engine once and serves any number of programs from it. It is safe for concurrent use.
+type Engine struct {
+	runtime  wazero.Runtime
+	compiled wazero.CompiledModule
+	limits   Limits
+	maxDepth int
+	callSlot uint32
+	base     *snapshot // a context with the prelude evaluated, from which every bundle starts
+	slots    chan struct{}
+	closed   atomic.Bool
+}
+
+//go:embed prelude.js
+var prelude []byte
+
+// New compiles and boots the JavaScript engine: about 0.7 s in Compiler mode. The context bounds that work only.
+func New(ctx context.Context, cfg Config) (*Engine, error) {
+	limits, err := cfg.Limits.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 2 * runtime.GOMAXPROCS(0)
+	}
+	if cfg.Concurrency < 1 || cfg.Concurrency > maxInstances {
+		return nil, fmt.Errorf("%w: Concurrency is %d, want 1 to %d", ErrConfig, cfg.Concurrency, maxInstances)
+	}
+	e := &Engine{limits: limits, slots: make(chan struct{}, cfg.Concurrency)}
+	var rc wazero.RuntimeConfig
+	switch cfg.Mode {
+	case Compiler:
+		// Depth is counted in WebAssembly frames; a frame takes up to some kilobytes of wazero's native stack, which
+		// ends at 50 MB. The interpreter's own ceiling is 2000 frames.
+		rc, e.maxDepth = wazero.NewRuntimeConfigCompiler(), 10_000
+	case Interpreter:
+		rc, e.maxDepth = wazero.NewRuntimeConfigInterpreter(), 1900
+	default:
+		return nil, fmt.Errorf("%w: Mode is %d, want Compiler or Interpreter", ErrConfig, cfg.Mode)
+	}
+	e.runtime = wazero.NewRuntimeWithConfig(ctx, rc.WithDebugInfoEnabled(false).WithMemoryLimitPages(uint32(limits.Memory/pageSize)))
+	if err := e.boot(ctx); err != nil {
+		_ = e.runtime.Close(ctx)
+		return nil, err
+	}
+	return e, nil
+}
+
+// Close ends every instance. Calls still running fail; programs are useless afterwards.
+func (e *Engine) Close(ctx context.Context) error {
+	if e.closed.Swap(true) {
+		return nil
+	}
+	return e.runtime.Close(ctx)
+}
+
+// boot rewrites and compiles the module, provides its imports, and takes the base snapshot.
+func (e *Engine) boot(ctx context.Context) error {
+	rewritten, err := meter.Rewrite(quickjs.QuickJSWASM)
+	if err != nil {
+		return fmt.Errorf("engine: instrument the JavaScript engine: %w", err)
+	}
+	e.callSlot = rewritten.CallSlot
+	if err := instantiateWASI(ctx, e.runtime); err != nil {
+		return fmt.Errorf("engine: host module: %w", err)
+	}
+	i32, i64 := api.ValueTypeI32, api.ValueTypeI64
+	b := e.runtime.NewHostModuleBuilder(meter.ModuleName)
+	b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(refuel), nil, nil).Export(meter.ImportRefuel)
+	b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(trap), []api.ValueType{i32}, nil).Export(meter.ImportTrap)
+	b.NewFunctionBuilder().WithGoModuleFunction(api.GoModuleFunc(dispatchHost), []api.ValueType{i32, i64, i32, i32},
+		[]api.ValueType{i64}).Export(meter.ImportCall)
+	if _, err := b.Instantiate(ctx); err != nil {
+		return fmt.Errorf("engine: host module: %w", err)
+	}
+	if e.compiled, err = e.runtime.CompileModule(ctx, rewritten.Wasm); err != nil {
+		return fmt.Errorf("engine: compile the JavaScript engine: %w", err)
+	}
+	in, err := e.newInstance(ctx)
+	if err != nil {
+		return err
+	}
+	defer in.close(ctx)
+	st, ctx, cancel := newState(ctx, in, nil, &e.limits, e.limits.LoadDeadline)
+	defer cancel()
+	if e.base, err = e.bootstrap(ctx, in); err != nil {
+		return fmt.Errorf("engine: start the JavaScript engine: %w", st.failure(err))
+	}
+	return nil
+}
+
+// bootstrap makes the JavaScript context: C library, guarded stack, runtime with its limits, prelude. No module loader
+// and none of QuickJS's std, os and bjson modules exist: an import statement of a bundle fails.
+func (e *Engine) bootstrap(ctx context.Context, in *instance) (*snapshot, error) {
+	if _, err := in.call(ctx, fnInitialize); err != nil {
+		return nil, err
+	}
+	// The module's own stack is 64 KiB, right above its constants. Ours is a block of its heap, with a guard.
+	block, err := in.call(ctx, fnMalloc, stackSize)
+	if err != nil || uint32(block) == 0 {
+		return nil, errorOr(err, ErrMemory)
+	}
+	low := uint32(block)
+	in.sp.Set(uint64((low + stackSize) &^ 15))
+	in.stackLow.Set(uint64(low + redZone))
+	rt, err := in.call(ctx, fnNewRuntime)
+	if err != nil || uint32(rt) == 0 {
+		return nil, errorOr(err, ErrMemory)
+	}
+	// The allocator's own overhead and the stack stay inside the linear memory, so that the script's limit is met first.
+	if _, err := in.call(ctx, fnSetMemoryLimit, rt, uint64(e.limits.Memory-e.limits.Memory/16-stackSize-4*pageSize)); err != nil {
+		return nil, err
+	}
+	if _, err := in.call(ctx, fnSetMaxStackSize, rt, jsStackSize); err != nil {
+		return nil, err
+	}
+	js, err := in.call(ctx, fnNewContext, rt)
+	if err != nil || uint32(js) == 0 {
+		return nil, errorOr(err, ErrMemory)
+	}
+	env := environment{runtime: uint32(rt), context: uint32(js)}
+	if err := e.installPrelude(ctx, in, &env); err != nil {
+		return nil, err
+	}
+	if _, err := in.call(ctx, fnRunGC, rt); err != nil {
+		return nil, err
+	}
+	return in.takeSnapshot(env)
+}
+
+func (e *Engine) installPrelude(ctx context.Context, in *instance, env *environment) error {
+	js := uint64(env.context)
+	name, err := in.put(ctx, []byte("host"))
+	if err != nil {
+		return err
+	}
+	host, err := in.call(ctx, fnNewCFunction2, js, uint64(e.callSlot), uint64(name), 6, 0, 0)
+	if err != nil {
+		return err
+	}
+	f, err := in.eval(ctx, env, prelude, "prelude", evalGlobal)
+	if err != nil {
+		return err
+	}
+	api, err := in.callValue(ctx, env, f, host)
+	if err != nil {
+		return err
+	}
+	for key, v := range map[string]*value{
+		"dispatch": &env.dispatch, "describe": &env.describe, "timers": &env.timers, "collect": &env.collect,
+	} {
+		p, err := in.put(ctx, []byte(key))
+		if err != nil {
+			return err
+		}
+		if *v, err = in.call(ctx, fnGetPropertyStr, js, api, uint64(p)); err != nil {
+			return err
+		}
+		if tagOf(*v) != tagObject {
+			return fmt.Errorf("engine: the prelude has no %s", key)
+		}
+	}
+	return nil
+}
+
+func errorOr(err, other error) error {
+	if err != nil {
+		return err
+	}
+	return other
+}

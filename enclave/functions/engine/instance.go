@@ -1,0 +1,216 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/claviger/claviger/enclave/functions/engine/meter"
+	"github.com/tetratelabs/wazero"
+	"github.com/tetratelabs/wazero/api"
+)
+
+// export names a function of the JavaScript engine's C API.
+type export int
+
+const (
+	fnInitialize export = iota
+	fnMalloc
+	fnFree
+	fnNewRuntime
+	fnSetMemoryLimit
+	fnSetMaxStackSize
+	fnNewContext
+	fnNewCFunction2
+	fnEval
+	fnEvalFunction
+	fnCall
+	fnModuleNamespace
+	fnGetPropertyStr
+	fnGetException
+	fnFreeValue
+	fnRunGC
+	fnNewStringLen
+	fnToCStringLen2
+	fnFreeCString
+	fnPromiseState
+	fnPromiseResult
+	fnExecutePendingJob
+	fnTypedArrayType
+	fnGetUint8Array
+	fnNewUint8ArrayCopy
+	fnHasException
+	fnCount
+)
+
+var exportNames = [fnCount]string{
+	"_initialize", "malloc", "free", "JS_NewRuntime", "JS_SetMemoryLimit", "JS_SetMaxStackSize", "JS_NewContext",
+	"JS_NewCFunction2", "JS_Eval", "JS_EvalFunction", "JS_Call", "JS_GetModuleNamespace", "JS_GetPropertyStr",
+	"JS_GetException", "JS_FreeValue", "JS_RunGC", "JS_NewStringLen", "JS_ToCStringLen2", "JS_FreeCString",
+	"JS_PromiseState", "JS_PromiseResult", "JS_ExecutePendingJob", "JS_GetTypedArrayType", "JS_GetUint8Array",
+	"JS_NewUint8ArrayCopy", "JS_HasException",
+}
+
+// value is a JSValue of the 32-bit engine: the tag in the upper half, a pointer or an integer in the lower.
+type value = uint64
+
+// Tags of quickjs.h.
+const (
+	tagStringRope = -6
+	tagString     = -7
+	tagModule     = -3
+	tagObject     = -1
+	tagInt        = 0
+	tagBool       = 1
+	tagUndefined  = 3
+	tagException  = 6
+)
+
+const (
+	jsUndefined = value(tagUndefined) << 32
+	jsException = value(tagException) << 32
+	uint8Array  = 2 // JSTypedArrayEnum: JS_TYPED_ARRAY_UINT8
+)
+
+func tagOf(v value) int32 { return int32(v >> 32) }
+
+func mkInt(i int32) value { return value(uint32(i)) }
+
+// instance is one sandbox: a module instance with its memory. One goroutine uses it at a time.
+type instance struct {
+	mod api.Module
+	mem api.Memory
+	// A wazero function keeps its own native stack and must not be entered twice, so host functions that call back into
+	// the engine have a second set. A third level cannot occur: those calls never run script code.
+	fns, nested [fnCount]api.Function
+
+	sp, stackLow, fuel, depth, maxDepth, pages, maxPages, denied api.MutableGlobal
+}
+
+func (e *Engine) newInstance(ctx context.Context) (*instance, error) {
+	mod, err := e.runtime.InstantiateModule(ctx, e.compiled, wazero.NewModuleConfig().WithName("").WithStartFunctions())
+	if err != nil {
+		return nil, fmt.Errorf("engine: instantiate: %w", err)
+	}
+	in := &instance{mod: mod, mem: mod.Memory()}
+	for i, name := range exportNames {
+		in.fns[i], in.nested[i] = mod.ExportedFunction(name), mod.ExportedFunction(name)
+		if in.fns[i] == nil {
+			return nil, fmt.Errorf("engine: the JavaScript engine does not export %s", name)
+		}
+	}
+	for name, g := range map[string]*api.MutableGlobal{
+		meter.GlobalStackPointer: &in.sp, meter.GlobalStackLow: &in.stackLow, meter.GlobalFuel: &in.fuel,
+		meter.GlobalDepth: &in.depth, meter.GlobalMaxDepth: &in.maxDepth, meter.GlobalPages: &in.pages,
+		meter.GlobalMaxPages: &in.maxPages, meter.GlobalDenied: &in.denied,
+	} {
+		m, ok := mod.ExportedGlobal(name).(api.MutableGlobal)
+		if !ok {
+			return nil, fmt.Errorf("engine: the JavaScript engine does not export %s", name)
+		}
+		*g = m
+	}
+	in.maxPages.Set(uint64(e.limits.Memory / pageSize))
+	in.maxDepth.Set(uint64(e.maxDepth))
+	return in, nil
+}
+
+// close ends an instance and wipes its memory, which Go's collector would otherwise keep as it is for a while.
+func (in *instance) close(ctx context.Context) {
+	if view, ok := in.mem.Read(0, uint32(in.pages.Get())*pageSize); ok {
+		clear(view)
+	}
+	_ = in.mod.Close(ctx)
+}
+
+// call enters the engine from outside. An error means a trap or a halt: the instance is spoilt.
+func (in *instance) call(ctx context.Context, fn export, args ...uint64) (uint64, error) {
+	return invoke(ctx, in.fns[fn], args)
+}
+
+// reenter calls back into the engine from a host function; a trap in there unwinds the outer call as well.
+func (in *instance) reenter(ctx context.Context, fn export, args ...uint64) uint64 {
+	v, err := invoke(ctx, in.nested[fn], args)
+	if err != nil {
+		stateOf(ctx).halt(ErrTrap)
+	}
+	return v
+}
+
+func invoke(ctx context.Context, fn api.Function, args []uint64) (uint64, error) {
+	var stack [6]uint64
+	copy(stack[:], args)
+	if err := fn.CallWithStack(ctx, stack[:]); err != nil {
+		return 0, err
+	}
+	return stack[0], nil
+}
+
+// put copies b and a final NUL into fresh memory of the engine; the caller frees it. It returns 0 when memory is out.
+func (in *instance) put(ctx context.Context, b []byte) (uint32, error) {
+	p, err := in.call(ctx, fnMalloc, uint64(len(b)+1))
+	if err != nil || uint32(p) == 0 {
+		return 0, err
+	}
+	ptr := uint32(p)
+	if !in.mem.Write(ptr, b) || !in.mem.WriteByte(ptr+uint32(len(b)), 0) {
+		return 0, ErrTrap
+	}
+	return ptr, nil
+}
+
+// snapshot is everything an instance is, at rest: memory and the mutable globals (package meter makes sure that there
+// is no other state), with the addresses of the few values that Go enters by.
+type snapshot struct {
+	memory   []byte // without trailing zeroes
+	pages    uint32
+	sp       uint32
+	stackLow uint32
+	env      environment
+}
+
+// environment are addresses inside the snapshot's memory.
+type environment struct {
+	runtime, context uint32
+	dispatch         value // (name, arguments JSON) → promise of result JSON
+	describe         value // (thrown value) → JSON of name, message, stack
+	timers           value // () → whether a timer ran
+	collect          value // (exports) → JSON of names
+}
+
+func (in *instance) takeSnapshot(env environment) (*snapshot, error) {
+	pages := uint32(in.pages.Get())
+	view, ok := in.mem.Read(0, pages*pageSize)
+	if !ok {
+		return nil, ErrTrap
+	}
+	n := len(view)
+	for n > 0 && view[n-1] == 0 {
+		n--
+	}
+	return &snapshot{
+		memory: append([]byte(nil), view[:n]...), pages: pages,
+		sp: uint32(in.sp.Get()), stackLow: uint32(in.stackLow.Get()), env: env,
+	}, nil
+}
+
+// restore makes the instance equal to the snapshot, whatever it was before: every byte of linear memory and every
+// mutable global is written.
+func (in *instance) restore(s *snapshot) error {
+	if have := in.mem.Size() / pageSize; have < s.pages {
+		if _, ok := in.mem.Grow(s.pages - have); !ok {
+			return ErrMemory
+		}
+	}
+	view, ok := in.mem.Read(0, in.mem.Size())
+	if !ok {
+		return ErrTrap
+	}
+	clear(view[copy(view, s.memory):])
+	in.sp.Set(uint64(s.sp))
+	in.stackLow.Set(uint64(s.stackLow))
+	in.pages.Set(uint64(s.pages))
+	in.depth.Set(0)
+	in.denied.Set(0)
+	in.fuel.Set(0)
+	return nil
+}
