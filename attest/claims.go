@@ -122,7 +122,8 @@ type TCBClaims struct {
 	Module           *TCBPart // the TDX module; nil for SGX
 }
 
-// TCBPart is the evaluation of one part. Date is zero when no level matched.
+// TCBPart is the evaluation of one part. Date is zero when no level matched, and for a TDX module of major version 0, which
+// the platform's level covers.
 type TCBPart struct {
 	Status     Status
 	Date       time.Time

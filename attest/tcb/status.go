@@ -30,14 +30,19 @@ func (s Status) signed() bool {
 }
 
 // Merge combines the platform's status with that of a component, the QE or the TDX module. The platform's status comes
-// first: a component can only push it to Revoked or to one of the two out-of-date statuses; any other component status
-// changes nothing.
+// first: a component can only push it to Revoked, to NotSupported or to one of the two out-of-date statuses; any other
+// component status changes nothing. Components are merged one after the other, and NotSupported is never undone.
 //
-// Source: Intel SGX DCAP Quote Verification Library, function "convergeTcbStatus".
+// Source: Intel SGX DCAP Quote Verification Library, "convergeTcbStatusWithTdxModuleStatus" and
+// "convergeTcbStatusWithQeTcbStatus".
 func Merge(platform, component Status) Status {
 	switch component {
+	case NotSupported:
+		return NotSupported
 	case Revoked:
-		return Revoked
+		if platform != NotSupported {
+			return Revoked
+		}
 	case OutOfDate:
 		switch platform {
 		case UpToDate, SWHardeningNeeded:

@@ -1,0 +1,62 @@
+package tcb
+
+import (
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"math/big"
+)
+
+// Bounds on a document.
+const (
+	maxDocument   = 64 << 10 // bytes
+	maxKeys       = 64       // of one object
+	maxLevels     = 64
+	maxIdentities = 64
+	maxAdvisories = 256
+)
+
+// Errors of this package, wrapped with particulars; match them with errors.Is.
+var (
+	ErrFormat      = errors.New("tcb: malformed document")
+	ErrSignature   = errors.New("tcb: document's signature does not verify")
+	ErrUnsupported = errors.New("tcb: unsupported kind of document")
+	ErrValidity    = errors.New("tcb: document is not in force")
+	ErrModule      = errors.New("tcb: TDX module does not match its identity")
+	ErrQE          = errors.New("tcb: quoting enclave does not match its identity")
+)
+
+// open splits a signed envelope {name: {…}, "signature": "…"}, verifies the signature by signer over the exact bytes of the
+// inner object, and only then decodes those bytes.
+func open(envelope []byte, name string, signer *ecdsa.PublicKey) (value, error) {
+	if len(envelope) > maxDocument {
+		return value{}, fmt.Errorf("%w: %d bytes, the limit is %d", ErrFormat, len(envelope), maxDocument)
+	}
+	outer, err := decode(envelope)
+	if err != nil {
+		return value{}, err
+	}
+	r := newReader(outer, "envelope")
+	inner, _ := r.get(name, '{')
+	var signature [64]byte
+	r.hex("signature", signature[:])
+	if r.err != nil {
+		return value{}, r.err
+	}
+	if len(outer.keys) != 2 {
+		return value{}, fmt.Errorf("%w: envelope has keys beside %s and signature", ErrFormat, name)
+	}
+	digest := sha256.Sum256(inner.raw)
+	rr, s := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
+	if signer == nil || !ecdsa.Verify(signer, digest[:], rr, s) {
+		return value{}, fmt.Errorf("%w: %s", ErrSignature, name)
+	}
+	return decode(inner.raw)
+}
+
+// hexID is the upper-case hexadecimal form of one byte.
+func hexID(b byte) string {
+	const digits = "0123456789ABCDEF"
+	return string([]byte{digits[b>>4], digits[b&15]})
+}

@@ -1,0 +1,266 @@
+package attest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/claviger/claviger/attest/pck"
+	"github.com/claviger/claviger/attest/sgx"
+	"github.com/claviger/claviger/attest/tcb"
+)
+
+// Config configures a Verifier. The zero Config is refused: a verifier must be told what to trust.
+type Config struct {
+	// Root is the root of trust: IntelRoot, or a SimulatedRoot in tests and simulators.
+	Root Root
+}
+
+// Verifier verifies evidence under one root of trust. It is safe for concurrent use.
+type Verifier struct {
+	root Root
+}
+
+// NewVerifier returns a verifier, or ErrConfig when the root has no usable P-256 key.
+func NewVerifier(config Config) (*Verifier, error) {
+	if !config.Root.usable() {
+		return nil, fmt.Errorf("%w: set Config.Root to IntelRoot() or a simulated root", ErrConfig)
+	}
+	root := config.Root
+	root.Key = new(*root.Key)
+	return &Verifier{root: root}, nil
+}
+
+// Root returns the root of trust.
+func (v *Verifier) Root() Root {
+	root := v.root
+	if root.Key != nil {
+		root.Key = new(*root.Key)
+	}
+	return root
+}
+
+// Option changes one call of Verify.
+type Option func(*options)
+
+type options struct {
+	grace time.Duration
+}
+
+// WithGrace accepts TCB info, QE identity and revocation lists for d after their next update was due. It never extends
+// certificates, and a negative d counts as zero. The claims carry the expiry that was passed.
+func WithGrace(d time.Duration) Option {
+	return func(o *options) { o.grace = max(d, 0) }
+}
+
+// Verify verifies the quote with the collateral at the time now. It is the only source of a Verified that holds claims.
+//
+// The steps run in this order, each named as the Stage of an *Error: chain, revocation, collateral, qe, signature, tcb. A
+// genuine quote with a bad TCB status is not an error: the status is a claim, and policy decides.
+func (v *Verifier) Verify(q *Quote, c *Collateral, now time.Time, opts ...Option) (*Verified, error) {
+	if v == nil || !v.root.usable() {
+		return nil, ErrConfig
+	}
+	if q == nil || (q.sgx == nil) == (q.tdx == nil) || c == nil || now.IsZero() {
+		return nil, refuse(StageParse, "pass a parsed quote, collateral and the time", ErrInput)
+	}
+	if err := c.check(); err != nil {
+		return nil, refuse(StageParse, "fetch the collateral again", fmt.Errorf("%w: %w", ErrBundle, err))
+	}
+	var o options
+	for _, opt := range opts {
+		opt(&o)
+	}
+	// 1. chain: the PCK certificate is genuine, so its key and its SVNs count.
+	chain, err := v.verifyChain(q, now)
+	if err != nil {
+		return nil, err
+	}
+	// 2. revocation and 3. collateral: what Intel says about the platform today.
+	set, err := v.verifyCollateral(c, chain, now, o.grace)
+	if err != nil {
+		return nil, err
+	}
+	if err := set.matches(q, chain); err != nil {
+		return nil, refuse(StageCollateral, "fetch collateral for this quote's TEE and FMSPC", err)
+	}
+	// 4. qe: the PCK key vouches for a genuine quoting enclave, and that for the attestation key.
+	report, err := verifyQE(q, chain, set.identity)
+	if err != nil {
+		return nil, refuse(StageQE, "discard the quote: its quoting enclave is not genuine", err)
+	}
+	// 5. signature: the attestation key vouches for the enclave's report.
+	p := q.parts()
+	if err := verifyRaw(p.attestationKey, q.signed(), p.signature); err != nil {
+		return nil, refuse(StageSignature, "discard the quote: it was changed or forged", err)
+	}
+	// 6. tcb: how good the platform is.
+	result, err := tcb.Evaluate(set.info, set.identity, platformTCB(q, chain, report))
+	if err != nil {
+		return nil, refuse(StageTCB, "discard the quote: its TDX module is not genuine", err)
+	}
+	return &Verified{claims: v.claims(q, chain, set, result, c)}, nil
+}
+
+// verifyChain parses and verifies the PCK chain inside the quote.
+func (v *Verifier) verifyChain(q *Quote, now time.Time) (*pck.Chain, error) {
+	const hint = "the quote must carry the PCK chain of a platform under the configured root, valid at the given time"
+	chain, err := pck.ParseChain(q.parts().certData)
+	if err != nil {
+		return nil, refuse(StageChain, hint, err)
+	}
+	if err := chain.Verify(v.root.Key, now); err != nil {
+		return nil, refuse(StageChain, hint, err)
+	}
+	return chain, nil
+}
+
+// collateralSet is verified collateral. It does not depend on the quote, and its signatures need no second look; a cache
+// of it would have to check times and revocation again.
+type collateralSet struct {
+	signing         *pck.SigningChain
+	rootCRL, pckCRL *pck.CRL
+	info            *tcb.Info
+	identity        *tcb.Identity
+}
+
+// verifyCollateral verifies the five parts, and that neither the chain nor the signer of the collateral is revoked.
+func (v *Verifier) verifyCollateral(c *Collateral, chain *pck.Chain, now time.Time, grace time.Duration) (*collateralSet, error) {
+	var s collateralSet
+	var err error
+	const crlHint = "fetch both revocation lists again; if the platform is revoked, move the enclave"
+	if s.rootCRL, err = pck.ParseCRL(c.RootCRL); err != nil {
+		return nil, refuse(StageRevocation, crlHint, err)
+	}
+	if s.pckCRL, err = pck.ParseCRL(c.PCKCRL); err != nil {
+		return nil, refuse(StageRevocation, crlHint, err)
+	}
+	if err := chain.CheckRevocation(s.rootCRL, s.pckCRL, now, grace); err != nil {
+		return nil, refuse(StageRevocation, crlHint, err)
+	}
+	const hint = "fetch the collateral again, and keep the bytes as they were served"
+	if s.signing, err = pck.ParseSigningChain(c.TCBSigningChain); err != nil {
+		return nil, refuse(StageCollateral, hint, err)
+	}
+	if err := s.signing.Verify(v.root.Key, s.rootCRL, now, grace); err != nil {
+		return nil, refuse(StageCollateral, hint, err)
+	}
+	if s.info, err = tcb.VerifyInfo(c.TCBInfo, s.signing.Key()); err != nil {
+		return nil, refuse(StageCollateral, hint, err)
+	}
+	if s.identity, err = tcb.VerifyIdentity(c.QEIdentity, s.signing.Key()); err != nil {
+		return nil, refuse(StageCollateral, hint, err)
+	}
+	if err := s.info.CheckValidity(now, grace); err != nil {
+		return nil, refuse(StageCollateral, hint, err)
+	}
+	if err := s.identity.CheckValidity(now, grace); err != nil {
+		return nil, refuse(StageCollateral, hint, err)
+	}
+	return &s, nil
+}
+
+// matches says whether the documents are those for the quote's TEE and platform.
+func (s *collateralSet) matches(q *Quote, chain *pck.Chain) error {
+	wantInfo, wantQE := tcb.SGX, tcb.QE
+	if q.TEE() == TDX {
+		wantInfo, wantQE = tcb.TDX, tcb.TDQE
+	}
+	ext := chain.Extensions()
+	switch {
+	case s.info.ID != wantInfo:
+		return fmt.Errorf("%w: TCB info is for %s, the quote is from %s", ErrMismatch, s.info.ID, wantInfo)
+	case s.identity.ID != wantQE:
+		return fmt.Errorf("%w: QE identity is of %s, the quote is signed by %s", ErrMismatch, s.identity.ID, wantQE)
+	case s.info.FMSPC != ext.FMSPC:
+		return fmt.Errorf("%w: TCB info is for FMSPC %x, the platform has %x", ErrMismatch, s.info.FMSPC, ext.FMSPC)
+	case s.info.PCEID != ext.PCEID:
+		return fmt.Errorf("%w: TCB info is for PCE %x, the platform has %x", ErrMismatch, s.info.PCEID, ext.PCEID)
+	}
+	return nil
+}
+
+// verifyQE verifies that the PCK key signed the QE report, that the report vouches for the attestation key, and that the
+// report is of the enclave that the identity describes. It returns the report.
+func verifyQE(q *Quote, chain *pck.Chain, identity *tcb.Identity) (*sgx.Report, error) {
+	p := q.parts()
+	if !verifyP256(chain.Key(), p.qeReport[:], p.qeReportSignature) {
+		return nil, fmt.Errorf("%w: QE report, by the PCK key", ErrSignature)
+	}
+	report, err := sgx.ParseReport(p.qeReport[:])
+	if err != nil {
+		return nil, err
+	}
+	// The report data is the hash and 32 zero bytes; Intel's library compares the hash only, and zeroes are all that the
+	// quoting enclave writes after it.
+	h := sha256.New()
+	h.Write(p.attestationKey[:])
+	h.Write(p.qeAuthData)
+	if [32]byte(h.Sum(nil)) != [32]byte(report.ReportData[:32]) {
+		return nil, fmt.Errorf("%w: its report data does not vouch for the attestation key", ErrQEMismatch)
+	}
+	if err := identity.Check(enclaveReport(report)); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrQEMismatch, err)
+	}
+	return report, nil
+}
+
+func enclaveReport(r *sgx.Report) tcb.EnclaveReport {
+	e := tcb.EnclaveReport{Attributes: r.Attributes, MRSigner: r.MRSigner, ISVProdID: r.ISVProdID, ISVSVN: r.ISVSVN}
+	binary.LittleEndian.PutUint32(e.MiscSelect[:], r.MiscSelect)
+	return e
+}
+
+// verifyRaw verifies a raw signature by a raw public key. A key that is no point on the curve is refused.
+func verifyRaw(key *[64]byte, signed []byte, signature *[64]byte) error {
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, key[:]...))
+	if err != nil {
+		return fmt.Errorf("%w: the attestation key is no point on P-256", ErrSignature)
+	}
+	if !verifyP256(public, signed, signature) {
+		return fmt.Errorf("%w: report, by the attestation key", ErrSignature)
+	}
+	return nil
+}
+
+// verifyP256 verifies r ‖ s over the SHA-256 of signed.
+func verifyP256(key *ecdsa.PublicKey, signed []byte, signature *[64]byte) bool {
+	digest := sha256.Sum256(signed)
+	return ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:]))
+}
+
+// platformTCB gathers what the evaluation compares.
+func platformTCB(q *Quote, chain *pck.Chain, qe *sgx.Report) tcb.Platform {
+	ext := chain.Extensions()
+	p := tcb.Platform{Components: ext.Components, PCESVN: ext.PCESVN, QEISVSVN: qe.ISVSVN}
+	if q.tdx != nil {
+		b := &q.tdx.Body
+		p.TD = &tcb.TD{TEETCBSVN: b.TEETCBSVN, MRSignerSEAM: b.MRSignerSEAM, SEAMAttributes: b.SEAMAttributes}
+		if q.tdx.Body15 != nil {
+			p.TD.TEETCBSVN2 = &q.tdx.Body15.TEETCBSVN2
+		}
+	}
+	return p
+}
+
+// PlatformOf returns what the quote's PCK certificate says about the platform. It is NOT verified: use it to choose which
+// collateral to fetch, and for nothing else.
+func PlatformOf(q *Quote) (Platform, error) {
+	if q == nil || (q.sgx == nil) == (q.tdx == nil) {
+		return Platform{}, refuse(StageParse, "pass a parsed quote", ErrInput)
+	}
+	chain, err := pck.ParseChain(q.parts().certData)
+	if err != nil {
+		return Platform{}, refuse(StageChain, "the quote must carry its PCK certificate chain", err)
+	}
+	return platform(chain), nil
+}
+
+func platform(chain *pck.Chain) Platform {
+	e := chain.Extensions()
+	return Platform{FMSPC: e.FMSPC, PCEID: e.PCEID, CPUSVN: e.CPUSVN, PCESVN: e.PCESVN, PPID: e.PPID, CA: string(chain.CA())}
+}
