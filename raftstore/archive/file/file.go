@@ -1,0 +1,216 @@
+package file
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/claviger/claviger/raftstore"
+)
+
+const (
+	// MaxRecord bounds one sealed record in bytes.
+	MaxRecord = raftstore.MaxEntry + 4096
+	// SegmentSize is the length in bytes after which a new file begins.
+	SegmentSize = 64 << 20
+
+	bufferSize = 1 << 20 // bytes held back until Sync at most
+)
+
+var (
+	// ErrExists says that this server id already has an archive: it belongs to another boot.
+	ErrExists = errors.New("archive/file: the directory of this server id exists already; an identity lives one boot")
+	// ErrRecordSize refuses an empty or oversized record.
+	ErrRecordSize = fmt.Errorf("archive/file: a record has 1 to %d bytes", MaxRecord)
+	// ErrClosed says that the archive is closed or has failed before.
+	ErrClosed = errors.New("archive/file: closed")
+	// ErrTorn ends Records at a record that is cut short or has an impossible length.
+	ErrTorn = errors.New("archive/file: torn record")
+)
+
+// Archive writes one boot's records. It implements raftstore.Archive and is
+// for one goroutine at a time.
+type Archive struct {
+	dir     string
+	f       *os.File
+	segment int
+	off     int64 // of the next write in f
+	buf     []byte
+	err     error // the first failure is final
+}
+
+var _ raftstore.Archive = (*Archive)(nil)
+
+// Create makes root/<server id>, which must not exist, and its first file.
+// root is created when missing.
+func Create(root string, id raftstore.ServerID) (*Archive, error) {
+	if id.IsZero() {
+		return nil, fmt.Errorf("archive/file: the server id is zero")
+	}
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("archive/file: %w", err)
+	}
+	a := &Archive{dir: filepath.Join(root, id.String())}
+	if err := os.Mkdir(a.dir, 0o700); errors.Is(err, os.ErrExist) {
+		return nil, ErrExists
+	} else if err != nil {
+		return nil, fmt.Errorf("archive/file: %w", err)
+	}
+	if err := errors.Join(a.next(), syncDir(root)); err != nil {
+		return nil, fmt.Errorf("archive/file: %w", err)
+	}
+	return a, nil
+}
+
+func segmentName(n int) string { return fmt.Sprintf("%08d.records", n) }
+
+// next begins a new segment after closing the one in use.
+func (a *Archive) next() error {
+	if a.f != nil {
+		if err := errors.Join(a.f.Sync(), a.f.Close()); err != nil {
+			return err
+		}
+	}
+	a.segment++
+	f, err := os.OpenFile(filepath.Join(a.dir, segmentName(a.segment)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	a.f, a.off = f, 0
+	return syncDir(a.dir)
+}
+
+// syncDir makes new names durable. Library operating systems that cannot sync a
+// directory say EINVAL or ENOTSUP; what is lost then is a whole young file,
+// which recovery must bear anyway.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOTSUP) {
+		return err
+	}
+	return nil
+}
+
+func (a *Archive) fail(err error) error {
+	if a.err == nil {
+		a.err = fmt.Errorf("archive/file: %w", err)
+	}
+	return a.err
+}
+
+// Append buffers a record; it is durable after the next Sync.
+func (a *Archive) Append(record []byte) error {
+	if a.err != nil {
+		return a.err
+	}
+	if len(record) == 0 || len(record) > MaxRecord {
+		return a.fail(ErrRecordSize)
+	}
+	a.buf = binary.BigEndian.AppendUint32(a.buf, uint32(len(record)))
+	a.buf = append(a.buf, record...)
+	if len(a.buf) >= bufferSize {
+		return a.flush()
+	}
+	return nil
+}
+
+func (a *Archive) flush() error {
+	if len(a.buf) == 0 {
+		return nil
+	}
+	if a.off >= SegmentSize {
+		if err := a.next(); err != nil {
+			return a.fail(err)
+		}
+	}
+	n, err := a.f.WriteAt(a.buf, a.off)
+	a.off += int64(n)
+	if err != nil {
+		return a.fail(err)
+	}
+	a.buf = a.buf[:0]
+	return nil
+}
+
+// Sync writes and fsyncs everything appended.
+func (a *Archive) Sync() error {
+	if a.err != nil {
+		return a.err
+	}
+	if err := a.flush(); err != nil {
+		return err
+	}
+	if err := a.f.Sync(); err != nil {
+		return a.fail(err)
+	}
+	return nil
+}
+
+// Close closes the file without syncing it.
+func (a *Archive) Close() error {
+	if a.f == nil {
+		return nil
+	}
+	err := a.f.Close()
+	a.f = nil
+	a.fail(ErrClosed)
+	return err
+}
+
+// Records reads the archive in dir, root/<server id>, for recovery and tests.
+// It is never used on the archive of a running store. Whatever it yields is
+// attacker input until a raftstore.Opener has opened it; after an error it ends.
+func Records(dir string) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for n := 1; ; n++ {
+			f, err := os.Open(filepath.Join(dir, segmentName(n)))
+			if errors.Is(err, os.ErrNotExist) && n > 1 {
+				return
+			}
+			if err != nil {
+				yield(nil, fmt.Errorf("archive/file: %w", err))
+				return
+			}
+			more := readSegment(bufio.NewReader(f), yield)
+			f.Close()
+			if !more {
+				return
+			}
+		}
+	}
+}
+
+func readSegment(r io.Reader, yield func([]byte, error) bool) bool {
+	for {
+		var head [4]byte
+		if _, err := io.ReadFull(r, head[:]); err == io.EOF {
+			return true
+		} else if err != nil {
+			yield(nil, ErrTorn)
+			return false
+		}
+		n := binary.BigEndian.Uint32(head[:])
+		if n == 0 || n > MaxRecord {
+			yield(nil, ErrTorn)
+			return false
+		}
+		record := make([]byte, n)
+		if _, err := io.ReadFull(r, record); err != nil {
+			yield(nil, ErrTorn)
+			return false
+		}
+		if !yield(record, nil) {
+			return false
+		}
+	}
+}

@@ -1,0 +1,295 @@
+package raftstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/claviger/claviger/enclave/secret"
+)
+
+// listMachine keeps every entry; Apply answers with the count.
+type listMachine struct {
+	mu      sync.Mutex
+	entries []string
+}
+
+func (m *listMachine) Apply(_ uint64, entry []byte) any {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if string(entry) == "panic" {
+		panic("a poisoned entry")
+	}
+	m.entries = append(m.entries, string(entry))
+	return len(m.entries)
+}
+
+func (m *listMachine) list() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.entries)
+}
+
+func (m *listMachine) Snapshot() (io.WriterTo, error) { return listSnapshot(m.list()), nil }
+
+type listSnapshot []string
+
+func (s listSnapshot) WriteTo(w io.Writer) (int64, error) {
+	var n int64
+	for _, e := range s {
+		b := append(binary.BigEndian.AppendUint32(nil, uint32(len(e))), e...)
+		k, err := w.Write(b)
+		n += int64(k)
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (m *listMachine) Restore(r io.Reader) error {
+	var list []string
+	for {
+		var n uint32
+		if err := binary.Read(r, binary.BigEndian, &n); err == io.EOF {
+			break
+		} else if err != nil {
+			return err
+		}
+		b := make([]byte, n)
+		if _, err := io.ReadFull(r, b); err != nil {
+			return err
+		}
+		list = append(list, string(b))
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.entries = list
+	return nil
+}
+
+var errDisk = errors.New("no space left on the test's disk")
+
+// memArchive remembers what it was given and fails on demand.
+type memArchive struct {
+	mu      sync.Mutex
+	records [][]byte
+	synced  int
+	broken  bool
+	closed  bool
+}
+
+func (a *memArchive) Append(r []byte) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.broken {
+		return errDisk
+	}
+	a.records = append(a.records, slices.Clone(r))
+	return nil
+}
+
+func (a *memArchive) Sync() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.broken {
+		return errDisk
+	}
+	a.synced = len(a.records)
+	return nil
+}
+
+func (a *memArchive) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	return nil
+}
+
+func (a *memArchive) breakDisk() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.broken = true
+}
+
+func (a *memArchive) copy() [][]byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.records)
+}
+
+// testNet connects stores by net.Pipe; it plays the authenticated channel: who
+// dials is who Serve is told.
+type testNet struct {
+	mu    sync.Mutex
+	nodes map[ServerID]*testNode
+	down  map[ServerID]bool
+	conns map[net.Conn][2]ServerID
+}
+
+type testNode struct {
+	*Store
+	id      ServerID
+	addr    string
+	machine *listMachine
+	archive *memArchive
+	key     secret.Key
+}
+
+type testDialer struct {
+	net  *testNet
+	self ServerID
+}
+
+func (d testDialer) Dial(_ context.Context, id ServerID, addr string) (net.Conn, error) {
+	d.net.mu.Lock()
+	defer d.net.mu.Unlock()
+	n := d.net.nodes[id]
+	if n == nil || n.addr != addr || d.net.down[id] || d.net.down[d.self] {
+		return nil, errors.New("connection refused")
+	}
+	a, b := net.Pipe()
+	d.net.conns[a] = [2]ServerID{d.self, id}
+	go n.Serve(b, d.self)
+	return a, nil
+}
+
+// cut isolates a server: its connections break and new ones are refused.
+func (n *testNet) cut(id ServerID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.down[id] = true
+	for c, ends := range n.conns {
+		if ends[0] == id || ends[1] == id {
+			c.Close()
+			delete(n.conns, c)
+		}
+	}
+}
+
+func (n *testNet) heal(id ServerID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.down, id)
+}
+
+func newTestNet() *testNet {
+	return &testNet{nodes: map[ServerID]*testNode{}, down: map[ServerID]bool{}, conns: map[net.Conn][2]ServerID{}}
+}
+
+func testLogger() *slog.Logger {
+	if os.Getenv("CLAVIGER_TEST_LOG") != "" {
+		return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	return nil
+}
+
+func (n *testNet) start(t *testing.T, name string) *testNode {
+	t.Helper()
+	key, err := secret.New(slices.Repeat([]byte{byte(len(name))}, ArchiveKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := &testNode{id: sha256.Sum256([]byte(name)), addr: name + ":1", machine: &listMachine{}, archive: &memArchive{}, key: key}
+	node.Store, err = Open(Config{ID: node.id, Address: node.addr, ClusterID: [32]byte{1}, Epoch: 1,
+		Machine: node.machine, Dialer: testDialer{n, node.id}, Archive: node.archive, ArchiveKey: key, Logger: testLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.mu.Lock()
+	n.nodes[node.id] = node
+	n.mu.Unlock()
+	t.Cleanup(func() { node.Shutdown() })
+	return node
+}
+
+// eventually polls; inside a synctest bubble the time is the bubble's.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	for range 4000 {
+		if f() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("did not happen within 20 s: %s", what)
+}
+
+// cluster starts the named nodes, the first by genesis, the others added as
+// nonvoter and then voter.
+func (n *testNet) cluster(t *testing.T, names ...string) []*testNode {
+	t.Helper()
+	first := n.start(t, names[0])
+	if err := first.Genesis(); err != nil {
+		t.Fatal(err)
+	}
+	nodes := []*testNode{first}
+	eventually(t, "first leader", func() bool { return first.SafeRead(t.Context()) == nil })
+	for _, name := range names[1:] {
+		nodes = append(nodes, n.join(t, first, name))
+	}
+	return nodes
+}
+
+func (n *testNet) join(t *testing.T, leader *testNode, name string) *testNode {
+	t.Helper()
+	node := n.start(t, name)
+	_, prev := leader.Members()
+	index, err := leader.AddNonvoter(t.Context(), node.id, node.addr, prev)
+	if err != nil {
+		t.Fatalf("add nonvoter: %v", err)
+	}
+	eventually(t, "nonvoter catches up", func() bool { return node.AppliedIndex() >= index })
+	if _, err := leader.AddVoter(t.Context(), node.id, node.addr, index); err != nil {
+		t.Fatalf("add voter: %v", err)
+	}
+	return node
+}
+
+func leaderOf(t *testing.T, nodes ...*testNode) *testNode {
+	t.Helper()
+	var leader *testNode
+	eventually(t, "a leader that can read", func() bool {
+		for _, n := range nodes {
+			if n.SafeRead(t.Context()) == nil {
+				leader = n
+				return true
+			}
+		}
+		return false
+	})
+	return leader
+}
+
+func propose(t *testing.T, n *testNode, entry string) {
+	t.Helper()
+	if _, _, err := n.Propose(t.Context(), []byte(entry)); err != nil {
+		t.Fatalf("propose %q: %v", entry, err)
+	}
+}
+
+func entries(prefix string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = fmt.Sprintf("%s-%d", prefix, i)
+	}
+	return out
+}
+
+func reloadTrailing(n *testNode, trailing uint64) raft.ReloadableConfig {
+	rc := n.raft.ReloadableConfig()
+	rc.TrailingLogs = trailing
+	return rc
+}

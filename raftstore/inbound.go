@@ -1,0 +1,199 @@
+package raftstore
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// serve answers the requests of one inbound channel until it ends. Requests of
+// one connection are handled one at a time, which is the back-pressure on a peer.
+func (t *transport) serve(conn net.Conn, peer ServerID) {
+	defer conn.Close()
+	if err := t.admit(conn, peer); err != nil {
+		t.refuse(peer, err)
+		return
+	}
+	defer t.serving.Done()
+	defer t.forget(conn, peer)
+	r, w := bufio.NewReaderSize(conn, 16<<10), bufio.NewWriterSize(conn, 16<<10)
+	for {
+		conn.SetDeadline(time.Time{}) // between requests a peer may be silent for as long as it likes
+		ft, payload, err := readFrame(r, func(n int) { conn.SetDeadline(t.deadline(n)) })
+		if err != nil {
+			if errors.Is(err, ErrPeer) {
+				t.refuse(peer, err)
+			}
+			return
+		}
+		if !t.answer(conn, r, w, peer, ft, payload) {
+			return
+		}
+	}
+}
+
+func (t *transport) admit(conn net.Conn, peer ServerID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.closed:
+		return ErrStopped
+	case peer.IsZero() || peer == t.self:
+		return fmt.Errorf("%w: the channel is nobody's or our own", ErrPeer)
+	case t.members.removed(peer):
+		return fmt.Errorf("%w: server %s was removed", ErrPeer, peer.short())
+	case len(t.inbound[peer]) >= maxInboundPerPeer:
+		return fmt.Errorf("%w: more than %d connections", ErrPeer, maxInboundPerPeer)
+	}
+	if t.inbound[peer] == nil {
+		t.inbound[peer] = map[net.Conn]bool{}
+	}
+	t.inbound[peer][conn] = true
+	t.serving.Add(1) // under mu, so that Close cannot begin to wait in between
+	return nil
+}
+
+func (t *transport) forget(conn net.Conn, peer ServerID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.inbound[peer], conn)
+	if len(t.inbound[peer]) == 0 {
+		delete(t.inbound, peer)
+	}
+}
+
+func (t *transport) refuse(peer ServerID, err error) {
+	t.refused.Add(1)
+	t.log.Warn("refused a raft peer", "peer", peer.short(), "reason", err)
+}
+
+// answer handles one request and reports whether the connection may go on.
+func (t *transport) answer(conn net.Conn, r *bufio.Reader, w *bufio.Writer, peer ServerID, ft frameType, payload []byte) bool {
+	rep, err := t.handle(conn, r, peer, ft, payload)
+	// The fence is looked at after raft has answered: a write that failed while
+	// it did must not be acknowledged.
+	if t.fence.check() != nil || t.ctx.Err() != nil {
+		return false
+	}
+	conn.SetDeadline(t.deadline(0))
+	if err != nil {
+		code := refusedFailed
+		if errors.Is(err, ErrPeer) {
+			code = refusedPeer
+			t.refuse(peer, err)
+		}
+		if writeFrame(w, frameRefusal, []byte{code}) == nil {
+			w.Flush()
+		}
+		return code != refusedPeer
+	}
+	out, err := encMode.Marshal(&rep)
+	if err != nil || writeFrame(w, frameReply, out) != nil {
+		return false
+	}
+	return w.Flush() == nil
+}
+
+func (t *transport) handle(conn net.Conn, r *bufio.Reader, peer ServerID, ft frameType, payload []byte) (wireReply, error) {
+	if t.members.removed(peer) {
+		return wireReply{}, fmt.Errorf("%w: server %s was removed", ErrPeer, peer.short())
+	}
+	switch ft {
+	case frameAppend:
+		a, err := decodeAppend(payload, peer)
+		if err != nil {
+			return wireReply{}, err
+		}
+		return t.dispatch(a, nil)
+	case frameVote, framePreVote, frameTimeoutNow:
+		return t.handleVote(peer, ft, payload)
+	case frameSnapshot:
+		return t.handleSnapshot(conn, r, peer, payload)
+	}
+	return wireReply{}, fmt.Errorf("%w: frame type %d is not a request", ErrPeer, ft)
+}
+
+func (t *transport) handleVote(peer ServerID, ft frameType, payload []byte) (wireReply, error) {
+	h, w, err := decodeVote(payload, peer)
+	if err != nil {
+		return wireReply{}, err
+	}
+	switch ft {
+	case frameVote:
+		return t.dispatch(&raft.RequestVoteRequest{RPCHeader: h, Term: w.Term, Candidate: h.Addr,
+			LastLogIndex: w.LastIndex, LastLogTerm: w.LastTerm, LeadershipTransfer: w.Transfer}, nil)
+	case framePreVote:
+		return t.dispatch(&raft.RequestPreVoteRequest{RPCHeader: h, Term: w.Term, LastLogIndex: w.LastIndex, LastLogTerm: w.LastTerm}, nil)
+	}
+	// Raft campaigns on any TimeoutNow, past pre-vote and past a healthy leader.
+	if leader := t.leader.Load(); leader == nil || (*leader)() != peer.raftID() {
+		return wireReply{}, fmt.Errorf("%w: TimeoutNow from a server that is not the leader", ErrPeer)
+	}
+	return t.dispatch(&raft.TimeoutNowRequest{RPCHeader: h}, nil)
+}
+
+// handleSnapshot takes the whole snapshot before raft sees the request: raft
+// reads it on its main loop, and heartbeats would wait behind a slow stream.
+func (t *transport) handleSnapshot(conn net.Conn, r *bufio.Reader, peer ServerID, payload []byte) (wireReply, error) {
+	req, err := decodeSnapshot(payload, peer)
+	if err != nil {
+		return wireReply{}, err
+	}
+	conn.SetDeadline(t.deadline(int(req.Size)))
+	var data []byte
+	for int64(len(data)) < req.Size {
+		ft, chunk, err := readFrame(r, nil)
+		if err != nil {
+			return wireReply{}, fmt.Errorf("%w: snapshot stream: %w", ErrPeer, err)
+		}
+		if want := min(req.Size-int64(len(data)), chunkSize); ft != frameChunk || int64(len(chunk)) != want {
+			return wireReply{}, fmt.Errorf("%w: snapshot chunk of %d bytes where %d are due", ErrPeer, len(chunk), want)
+		}
+		data = append(data, chunk...)
+	}
+	return t.dispatch(req, bytes.NewReader(data))
+}
+
+// dispatch gives the request to raft's main loop and waits for its answer.
+func (t *transport) dispatch(cmd any, body io.Reader) (wireReply, error) {
+	if err := t.fence.check(); err != nil {
+		return wireReply{}, err
+	}
+	answer := make(chan raft.RPCResponse, 1)
+	select {
+	case t.consumer <- raft.RPC{Command: cmd, Reader: body, RespChan: answer}:
+	case <-t.ctx.Done():
+		return wireReply{}, ErrStopped
+	}
+	select {
+	case res := <-answer:
+		return toReply(res)
+	case <-t.ctx.Done():
+		return wireReply{}, ErrStopped
+	}
+}
+
+func toReply(res raft.RPCResponse) (wireReply, error) {
+	if res.Error != nil {
+		return wireReply{}, res.Error
+	}
+	switch v := res.Response.(type) {
+	case *raft.AppendEntriesResponse:
+		return wireReply{Term: v.Term, LastLog: v.LastLog, OK: v.Success, NoRetryBackoff: v.NoRetryBackoff}, nil
+	case *raft.RequestVoteResponse:
+		return wireReply{Term: v.Term, OK: v.Granted}, nil
+	case *raft.RequestPreVoteResponse:
+		return wireReply{Term: v.Term, OK: v.Granted}, nil
+	case *raft.InstallSnapshotResponse:
+		return wireReply{Term: v.Term, OK: v.Success}, nil
+	case *raft.TimeoutNowResponse:
+		return wireReply{OK: true}, nil
+	}
+	return wireReply{}, errPeerFailed
+}

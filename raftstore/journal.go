@@ -1,0 +1,234 @@
+package raftstore
+
+import (
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/fxamacker/cbor/v2"
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/claviger/claviger/enclave/secret"
+)
+
+// ArchiveKeySize is the length of an archive key in bytes.
+const ArchiveKeySize = chacha20poly1305.KeySize
+
+// Archive takes the sealed records of one boot, in order. It is never read
+// while the store runs. Append may buffer; Sync returns once every record
+// appended before it is durable. A failed call stops the store. The record is
+// valid only during the call. Calls come from one goroutine at a time.
+type Archive interface {
+	Append(record []byte) error
+	Sync() error
+	Close() error
+}
+
+// Chain names the boot a journal belongs to; it is bound into every record.
+type Chain struct {
+	ClusterID [32]byte
+	Epoch     uint64
+	Server    ServerID
+}
+
+const (
+	journalLabel = "claviger/archive/v1"
+	sealOverhead = chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
+)
+
+// sealer is the position in a hash chain of sealed records: each record's
+// associated data is (label, cluster, epoch, server, sequence, hash of the
+// sealed record before it), so that a record opens at its own place only.
+type sealer struct {
+	aead  cipher.AEAD
+	chain Chain
+	seq   uint64 // of the next record, from 1
+	prev  [32]byte
+}
+
+func newSealer(key secret.Key, chain Chain) (*sealer, error) {
+	if key.IsZero() || key.Len() != ArchiveKeySize {
+		return nil, fmt.Errorf("%w: the archive key must have %d bytes", ErrConfig, ArchiveKeySize)
+	}
+	raw := key.Reveal()
+	defer clear(raw)
+	aead, err := chacha20poly1305.NewX(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: archive key: %w", ErrConfig, err)
+	}
+	s := &sealer{aead: aead, chain: chain, seq: 1}
+	s.prev = sha256.Sum256(s.associated())
+	return s, nil
+}
+
+// associated is fixed-width after the label, so no two positions share it.
+func (s *sealer) associated() []byte {
+	b := make([]byte, 0, len(journalLabel)+1+32+8+32+8+32)
+	b = append(b, journalLabel...)
+	b = append(b, 0)
+	b = append(b, s.chain.ClusterID[:]...)
+	b = binary.BigEndian.AppendUint64(b, s.chain.Epoch)
+	b = append(b, s.chain.Server[:]...)
+	b = binary.BigEndian.AppendUint64(b, s.seq)
+	return append(b, s.prev[:]...)
+}
+
+func (s *sealer) advance(sealed []byte) {
+	s.prev = sha256.Sum256(sealed)
+	s.seq++
+}
+
+func (s *sealer) seal(plain []byte) []byte {
+	out := make([]byte, chacha20poly1305.NonceSizeX, sealOverhead+len(plain))
+	rand.Read(out) // never fails: crypto/rand ends the process instead
+	out = s.aead.Seal(out, out, plain, s.associated())
+	s.advance(out)
+	return out
+}
+
+// RecordKind says what a journal record is.
+type RecordKind uint8
+
+// The kinds of journal records.
+const (
+	RecordLog      RecordKind = 1 // a log entry was stored: Index, Term, Type, Data
+	RecordDelete   RecordKind = 2 // log entries Index to End were deleted
+	RecordTerm     RecordKind = 3 // the current term became Term
+	RecordVote     RecordKind = 4 // in Term the vote went to the server address in Data
+	RecordSnapshot RecordKind = 5 // a snapshot up to Index and Term begins, End bytes long; Data is its configuration
+	RecordChunk    RecordKind = 6 // the next bytes of the snapshot that began last
+)
+
+// Record is one opened journal record; which fields count is said at the kinds.
+type Record struct {
+	_     struct{} `cbor:",toarray"`
+	Kind  RecordKind
+	Index uint64
+	End   uint64
+	Term  uint64
+	Type  uint8
+	Data  []byte
+}
+
+// journal writes records through to the archive. The first failure is final:
+// it trips the fence and every later call fails.
+type journal struct {
+	mu      sync.Mutex // guards all below; held across archive calls to keep the chain's order
+	seal    *sealer
+	archive Archive
+	fence   *fence
+	relaxed bool
+	records uint64
+	bytes   uint64
+}
+
+func (j *journal) fail(op string, err error) error {
+	e := &ArchiveError{Op: op, Err: err}
+	j.fence.trip(e)
+	return e
+}
+
+// write appends recs in order and makes them durable before it returns.
+func (j *journal) write(recs ...Record) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.fence.check(); err != nil {
+		return err
+	}
+	for i := range recs {
+		plain, err := encMode.Marshal(&recs[i])
+		if err != nil {
+			return j.fail("append", err)
+		}
+		sealed := j.seal.seal(plain)
+		clear(plain)
+		if err := j.archive.Append(sealed); err != nil {
+			return j.fail("append", err)
+		}
+		j.records++
+		j.bytes += uint64(len(sealed))
+	}
+	if j.relaxed {
+		return nil
+	}
+	if err := j.archive.Sync(); err != nil {
+		return j.fail("sync", err)
+	}
+	return nil
+}
+
+func (j *journal) close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return errors.Join(j.archive.Sync(), j.archive.Close())
+}
+
+func (j *journal) totals() (records, bytes uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.records, j.bytes
+}
+
+// ErrRecord says that a sealed record is not the next one of its chain.
+var ErrRecord = errors.New("raftstore: the record is not the next of this chain: changed, reordered, missing or of another server")
+
+// Opener opens the records of one archive in order, for recovery and tests. A
+// running store never uses it. It proves integrity and order, never freshness:
+// a truncated archive opens up to where it was cut.
+type Opener struct{ seal *sealer }
+
+// NewOpener begins at the first record of the chain.
+func NewOpener(key secret.Key, chain Chain) (*Opener, error) {
+	s, err := newSealer(key, chain)
+	if err != nil {
+		return nil, err
+	}
+	return &Opener{s}, nil
+}
+
+// Open opens the next record, or fails with ErrRecord and does not advance.
+func (o *Opener) Open(sealed []byte) (Record, error) {
+	if len(sealed) < sealOverhead {
+		return Record{}, ErrRecord
+	}
+	plain, err := o.seal.aead.Open(nil, sealed[:chacha20poly1305.NonceSizeX], sealed[chacha20poly1305.NonceSizeX:], o.seal.associated())
+	if err != nil {
+		return Record{}, ErrRecord
+	}
+	var r Record
+	if err := unmarshal(plain, &r); err != nil {
+		return Record{}, fmt.Errorf("%w: %w", ErrRecord, err)
+	}
+	o.seal.advance(sealed)
+	return r, nil
+}
+
+// Head is the sequence number of the last opened record and its hash.
+func (o *Opener) Head() (sequence uint64, hash [32]byte) { return o.seal.seq - 1, o.seal.prev }
+
+var (
+	encMode cbor.EncMode
+	decMode cbor.DecMode
+)
+
+func init() {
+	var err error
+	if encMode, err = cbor.CoreDetEncOptions().EncMode(); err != nil {
+		panic(err)
+	}
+	decMode, err = cbor.DecOptions{
+		DupMapKey: cbor.DupMapKeyEnforcedAPF, ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+		IndefLength: cbor.IndefLengthForbidden, TagsMd: cbor.TagsForbidden,
+		MaxNestedLevels: 8, MaxArrayElements: 1024, MaxMapPairs: 16,
+	}.DecMode()
+	if err != nil {
+		panic(err)
+	}
+}
+
+// unmarshal decodes all of b; trailing bytes are an error of the decoder.
+func unmarshal(b []byte, v any) error { return decMode.Unmarshal(b, v) }

@@ -1,0 +1,123 @@
+package raftstore
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+// logStore keeps the log of this boot in memory and writes it through. Reads
+// never touch the archive. Indexes are dense: a gap is refused.
+type logStore struct {
+	journal *journal
+	mu      sync.RWMutex
+	first   uint64 // index of entries[0] when there is one
+	entries []raft.Log
+}
+
+var (
+	_ raft.LogStore          = (*logStore)(nil)
+	_ raft.MonotonicLogStore = (*logStore)(nil)
+)
+
+// IsMonotonic makes raft clear the log after a snapshot instead of leaving a gap.
+func (s *logStore) IsMonotonic() bool { return true }
+
+// FirstIndex is 0 for an empty log.
+func (s *logStore) FirstIndex() (uint64, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if len(s.entries) == 0 {
+		return 0, nil
+	}
+	return s.first, nil
+}
+
+// LastIndex is 0 for an empty log.
+func (s *logStore) LastIndex() (uint64, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.last(), nil
+}
+
+func (s *logStore) last() uint64 {
+	if len(s.entries) == 0 {
+		return 0
+	}
+	return s.first + uint64(len(s.entries)) - 1
+}
+
+// GetLog copies the entry at index; its data is shared and must not be changed.
+func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if len(s.entries) == 0 || index < s.first || index > s.last() {
+		return raft.ErrLogNotFound
+	}
+	*l = s.entries[index-s.first]
+	return nil
+}
+
+// StoreLog stores one entry.
+func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs archives the entries and only then shows them to readers.
+func (s *logStore) StoreLogs(logs []*raft.Log) error {
+	if len(logs) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := s.last() + 1
+	if len(s.entries) == 0 {
+		next = logs[0].Index
+	}
+	recs := make([]Record, len(logs))
+	for i, l := range logs {
+		if l.Index == 0 || l.Index != next+uint64(i) {
+			return fmt.Errorf("raftstore: log index %d where %d is next", l.Index, next+uint64(i))
+		}
+		recs[i] = Record{Kind: RecordLog, Index: l.Index, Term: l.Term, Type: uint8(l.Type), Data: l.Data}
+	}
+	if err := s.journal.write(recs...); err != nil {
+		return err
+	}
+	if len(s.entries) == 0 {
+		s.first = logs[0].Index
+	}
+	for _, l := range logs {
+		s.entries = append(s.entries, *l)
+	}
+	return nil
+}
+
+// DeleteRange drops entries from one end of the log: the front when raft
+// compacts it, the back when a new leader overwrites it.
+func (s *logStore) DeleteRange(lo, hi uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.entries) == 0 || lo > hi {
+		return nil
+	}
+	last := s.last()
+	lo, hi = max(lo, s.first), min(hi, last)
+	if lo > hi {
+		return nil
+	}
+	if lo != s.first && hi != last {
+		return fmt.Errorf("raftstore: deleting %d to %d would leave a gap in %d to %d", lo, hi, s.first, last)
+	}
+	if err := s.journal.write(Record{Kind: RecordDelete, Index: lo, End: hi}); err != nil {
+		return err
+	}
+	if lo == s.first {
+		// A copy, so that the dropped front can be collected.
+		s.entries = append([]raft.Log(nil), s.entries[hi-s.first+1:]...)
+		s.first = hi + 1
+		return nil
+	}
+	clear(s.entries[lo-s.first:])
+	s.entries = s.entries[:lo-s.first]
+	return nil
+}

@@ -1,0 +1,61 @@
+package raftstore
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/hashicorp/raft"
+)
+
+type metrics struct {
+	registerer prometheus.Registerer
+	collectors []prometheus.Collector
+	commits    prometheus.Histogram
+}
+
+// newMetrics registers the store's metrics; none carries an address or a key.
+func newMetrics(s *Store, r prometheus.Registerer) *metrics {
+	m := &metrics{registerer: r, commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "claviger_raft_commit_seconds", Help: "Time from proposal to applied result on the leader.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+	})}
+	gauge := func(name, help string, f func() float64) {
+		m.collectors = append(m.collectors, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "claviger_raft_" + name, Help: help}, f))
+	}
+	counter := func(name, help string, f func() float64) {
+		m.collectors = append(m.collectors, prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "claviger_raft_" + name, Help: help}, f))
+	}
+	gauge("term", "Current term.", func() float64 { return float64(s.raft.CurrentTerm()) })
+	gauge("leader", "1 on the leader.", func() float64 {
+		if s.raft.State() == raft.Leader {
+			return 1
+		}
+		return 0
+	})
+	gauge("commit_index", "Highest index known to be committed.", func() float64 { return float64(s.raft.CommitIndex()) })
+	gauge("applied_index", "Last entry the machine has applied.", func() float64 { return float64(s.AppliedIndex()) })
+	gauge("members", "Servers in the configuration.", func() float64 { l, _ := s.Members(); return float64(len(l)) })
+	counter("refused_peers_total", "Connections and messages of peers refused.", func() float64 { return float64(s.trans.refused.Load()) })
+	counter("archive_records_total", "Sealed records written.", func() float64 { n, _ := s.journal.totals(); return float64(n) })
+	counter("archive_bytes_total", "Sealed bytes written.", func() float64 { _, n := s.journal.totals(); return float64(n) })
+	m.collectors = append(m.collectors, m.commits)
+	if r != nil {
+		for _, c := range m.collectors {
+			// A second store in one process keeps its numbers to itself.
+			_ = r.Register(c)
+		}
+	}
+	return m
+}
+
+func (m *metrics) committed(d time.Duration) { m.commits.Observe(d.Seconds()) }
+
+func (m *metrics) unregister() {
+	if m.registerer == nil {
+		return
+	}
+	for _, c := range m.collectors {
+		m.registerer.Unregister(c)
+	}
+}

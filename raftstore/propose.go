@@ -1,0 +1,164 @@
+package raftstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// enqueueTimeout bounds the wait for raft's main loop to take a proposal; with
+// it a stalled disk becomes an error instead of a queue without end.
+const enqueueTimeout = 5 * time.Second
+
+// Propose commits entry and returns its index and what the machine's Apply
+// returned for it here. Only the leader can: others get a *NotLeaderError, or
+// ErrNoQuorum when no leader is known. After ErrOutcomeUnknown or the end of
+// ctx the entry may still commit. Entries have 1 to MaxEntry bytes.
+func (s *Store) Propose(ctx context.Context, entry []byte) (uint64, any, error) {
+	switch {
+	case len(entry) == 0:
+		return 0, nil, ErrEmptyEntry
+	case len(entry) > MaxEntry:
+		return 0, nil, ErrEntryTooLarge
+	}
+	if err := s.servable(ctx); err != nil {
+		return 0, nil, err
+	}
+	start := time.Now()
+	f := s.raft.Apply(bytes.Clone(entry), wait(ctx))
+	if err := s.await(ctx, f); err != nil {
+		return 0, nil, err
+	}
+	if f.Response() == ErrHalted {
+		return 0, nil, ErrHalted
+	}
+	s.metrics.committed(time.Since(start))
+	return f.Index(), f.Response(), nil
+}
+
+// SafeRead returns once a read of the machine is linearizable: everything
+// committed before the call has been applied here. It is a barrier committed
+// through the log, so it costs one commit; a read index with counted
+// acknowledgements may replace it behind this signature.
+func (s *Store) SafeRead(ctx context.Context) error {
+	if err := s.servable(ctx); err != nil {
+		return err
+	}
+	if err := s.await(ctx, s.raft.Barrier(wait(ctx))); err != nil {
+		return err
+	}
+	if s.Halted() {
+		return ErrHalted
+	}
+	return nil
+}
+
+// servable refuses without touching raft's main loop what cannot succeed.
+func (s *Store) servable(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.Halted() {
+		return ErrHalted
+	}
+	if s.raft.State() != raft.Leader {
+		return s.translate(raft.ErrNotLeader)
+	}
+	return nil
+}
+
+func wait(ctx context.Context) time.Duration {
+	if d, ok := ctx.Deadline(); ok {
+		return max(min(time.Until(d), enqueueTimeout), time.Millisecond)
+	}
+	return enqueueTimeout
+}
+
+// await waits for a future or for ctx. The goroutine it leaves behind ends when
+// raft answers, at the latest when raft stops.
+func (s *Store) await(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return s.translate(err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// translate turns raft's errors into this package's.
+func (s *Store) translate(err error) error {
+	if err == nil {
+		return nil
+	}
+	if fenced := s.fence.check(); fenced != nil {
+		return errors.Join(ErrStopped, fenced)
+	}
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		if id, addr, ok := s.Leader(); ok && id != s.cfg.ID {
+			return &NotLeaderError{Leader: id, Address: addr}
+		}
+		if s.isStopped() {
+			return ErrStopped
+		}
+		return ErrNoQuorum
+	case errors.Is(err, raft.ErrLeadershipLost):
+		return ErrOutcomeUnknown
+	case errors.Is(err, raft.ErrEnqueueTimeout):
+		return ErrNoQuorum
+	case errors.Is(err, raft.ErrRaftShutdown):
+		return ErrStopped
+	}
+	return err
+}
+
+func (s *Store) isStopped() bool {
+	select {
+	case <-s.stopped:
+		return true
+	default:
+		return s.raft.State() == raft.Shutdown
+	}
+}
+
+// Leader is the leader known here and its address; ok is false when none is.
+func (s *Store) Leader() (id ServerID, addr string, ok bool) {
+	raftAddr, _ := s.raft.LeaderWithID()
+	if raftAddr == "" {
+		return ServerID{}, "", false
+	}
+	id, addr, err := parseRaftAddress(raftAddr)
+	return id, addr, err == nil
+}
+
+// IsLeader reports whether this server believes to be the leader. It is a hint,
+// not a permission: only a committed Propose or a SafeRead proves it.
+func (s *Store) IsLeader() bool { return s.raft.State() == raft.Leader }
+
+// LeaderChanges gives true when this server becomes leader and false when it
+// stops being it. It holds the newest value only and has one consumer.
+func (s *Store) LeaderChanges() <-chan bool { return s.raft.LeaderCh() }
+
+// AppliedIndex is the index of the last entry or configuration the machine has
+// applied here. Barriers and raft's own entries do not count.
+func (s *Store) AppliedIndex() uint64 { return s.fsm.applied.Load() }
+
+// CommitIndex is the highest index known here to be committed.
+func (s *Store) CommitIndex() uint64 { return s.raft.CommitIndex() }
+
+// Term is the current term of this server.
+func (s *Store) Term() uint64 { return s.raft.CurrentTerm() }
+
+// Compact takes a snapshot and cuts the log in memory, outside the usual interval.
+func (s *Store) Compact(ctx context.Context) error {
+	err := s.await(ctx, s.raft.Snapshot())
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return nil
+	}
+	return err
+}

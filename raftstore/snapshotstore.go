@@ -1,0 +1,117 @@
+package raftstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/hashicorp/raft"
+)
+
+var errSnapshotGone = errors.New("raftstore: a newer snapshot has replaced this one")
+
+// snapshotStore keeps the newest snapshot made or received in this boot, in
+// memory, and writes it through. Unlike the library's own memory store it shows
+// a snapshot only once it is complete, and never an older one after a newer.
+type snapshotStore struct {
+	journal *journal
+	members *members
+	mu      sync.Mutex
+	meta    *raft.SnapshotMeta
+	data    []byte
+}
+
+var _ raft.SnapshotStore = (*snapshotStore)(nil)
+
+// Create begins a snapshot; it becomes visible when the sink is closed.
+func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
+	configuration raft.Configuration, configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
+	if version != 1 {
+		return nil, fmt.Errorf("raftstore: unsupported snapshot version %d", version)
+	}
+	return &snapshotSink{store: s, meta: raft.SnapshotMeta{
+		Version: version, ID: fmt.Sprintf("%d-%d", term, index), Index: index, Term: term,
+		Configuration: configuration, ConfigurationIndex: configurationIndex,
+	}}, nil
+}
+
+// List returns the newest snapshot, if there is one.
+func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.meta == nil {
+		return nil, nil
+	}
+	meta := *s.meta
+	return []*raft.SnapshotMeta{&meta}, nil
+}
+
+// Open reads the newest snapshot.
+func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.meta == nil || s.meta.ID != id {
+		return nil, nil, errSnapshotGone
+	}
+	meta := *s.meta
+	return &meta, io.NopCloser(bytes.NewReader(s.data)), nil
+}
+
+func (s *snapshotStore) publish(meta raft.SnapshotMeta, data []byte) error {
+	recs := []Record{{Kind: RecordSnapshot, Index: meta.Index, Term: meta.Term, End: uint64(len(data)),
+		Data: raft.EncodeConfiguration(meta.Configuration)}}
+	for rest := data; len(rest) > 0; {
+		n := min(len(rest), chunkSize)
+		recs = append(recs, Record{Kind: RecordChunk, Data: rest[:n]})
+		rest = rest[n:]
+	}
+	// One call, so that no other record falls between the chunks.
+	if err := s.journal.write(recs...); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.meta == nil || meta.Index >= s.meta.Index {
+		s.meta, s.data = &meta, data
+	}
+	s.mu.Unlock()
+	s.members.update(meta.ConfigurationIndex, meta.Configuration)
+	return nil
+}
+
+type snapshotSink struct {
+	store  *snapshotStore
+	meta   raft.SnapshotMeta
+	buf    []byte
+	closed bool
+}
+
+func (s *snapshotSink) Write(p []byte) (int, error) {
+	if s.closed {
+		return 0, io.ErrClosedPipe
+	}
+	if len(s.buf)+len(p) > MaxSnapshot {
+		return 0, fmt.Errorf("raftstore: the snapshot is larger than %d bytes", MaxSnapshot)
+	}
+	s.buf = append(s.buf, p...)
+	return len(p), nil
+}
+
+func (s *snapshotSink) ID() string { return s.meta.ID }
+
+// Close archives and publishes the snapshot.
+func (s *snapshotSink) Close() error {
+	if s.closed {
+		return nil
+	}
+	s.closed = true
+	s.meta.Size = int64(len(s.buf))
+	return s.store.publish(s.meta, s.buf)
+}
+
+// Cancel forgets it.
+func (s *snapshotSink) Cancel() error {
+	s.closed, s.buf = true, nil
+	return nil
+}

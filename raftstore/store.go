@@ -1,0 +1,179 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/claviger/claviger/enclave/secret"
+)
+
+// Config assembles a Store. Machine, Dialer, Archive, ArchiveKey, ID, Address
+// and ClusterID are required; a zero Config is refused.
+type Config struct {
+	ID        ServerID // of this boot's key; never used before
+	Address   string   // where peers reach this server, handed to their Dialer
+	ClusterID [32]byte
+	Epoch     uint64
+
+	Machine Machine
+	Dialer  Dialer
+
+	// Archive takes the sealed records and is closed by Shutdown. ArchiveKey has
+	// ArchiveKeySize bytes and must belong to this server id alone.
+	Archive    Archive
+	ArchiveKey secret.Key
+	// NoFsyncUnsafe acknowledges before the archive is durable: after a loss of
+	// a majority's power, recovery may then miss acknowledged entries.
+	NoFsyncUnsafe bool
+
+	Timeouts   Timeouts
+	Compaction Compaction
+	Logger     *slog.Logger          // nil: nothing is logged
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+func (c *Config) check() error {
+	switch {
+	case c.ID.IsZero():
+		return fmt.Errorf("%w: ID is zero", ErrConfig)
+	case c.Address == "" || len(c.Address) > MaxAddress:
+		return fmt.Errorf("%w: Address must have 1 to %d bytes", ErrConfig, MaxAddress)
+	case c.ClusterID == [32]byte{}:
+		return fmt.Errorf("%w: ClusterID is zero", ErrConfig)
+	case c.Machine == nil:
+		return fmt.Errorf("%w: Machine is missing", ErrConfig)
+	case c.Dialer == nil:
+		return fmt.Errorf("%w: Dialer is missing", ErrConfig)
+	case c.Archive == nil:
+		return fmt.Errorf("%w: Archive is missing", ErrConfig)
+	}
+	return nil
+}
+
+// Store is one server of a replicated machine, for one boot.
+type Store struct {
+	cfg     Config
+	log     *slog.Logger
+	raft    *raft.Raft
+	trans   *transport
+	journal *journal
+	stable  *stableStore
+	fsm     *fsm
+	fence   *fence
+	metrics *metrics
+
+	stopOnce sync.Once
+	stopErr  error
+	stopped  chan struct{}
+}
+
+// Open starts a server without any history: it follows nobody and serves
+// nothing until Genesis, or until a leader adds it. On error the archive is
+// left open for the caller.
+func Open(cfg Config) (*Store, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg.Timeouts, cfg.Compaction = cfg.Timeouts.withDefaults(), cfg.Compaction.withDefaults()
+	log := cfg.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	seal, err := newSealer(cfg.ArchiveKey, Chain{ClusterID: cfg.ClusterID, Epoch: cfg.Epoch, Server: cfg.ID})
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{cfg: cfg, log: log, fence: newFence(), stopped: make(chan struct{})}
+	s.journal = &journal{seal: seal, archive: cfg.Archive, fence: s.fence, relaxed: cfg.NoFsyncUnsafe}
+	s.trans = newTransport(cfg.ID, cfg.Address, cfg.Dialer, cfg.Timeouts, s.fence, log)
+	s.fsm = &fsm{machine: cfg.Machine, members: s.trans.members, log: log}
+	s.stable = &stableStore{journal: s.journal, fence: s.fence}
+	snaps := &snapshotStore{journal: s.journal, members: s.trans.members}
+	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, &logStore{journal: s.journal}, s.stable, snaps, s.trans)
+	if err != nil {
+		s.trans.Close()
+		return nil, fmt.Errorf("raftstore: starting raft: %w", err)
+	}
+	leader := func() raft.ServerID { _, id := s.raft.LeaderWithID(); return id }
+	s.trans.leader.Store(&leader)
+	s.metrics = newMetrics(s, cfg.Registerer)
+	go s.guard()
+	return s, nil
+}
+
+func (s *Store) raftConfig() *raft.Config {
+	t, c := s.cfg.Timeouts, s.cfg.Compaction
+	rc := raft.DefaultConfig()
+	rc.LocalID = s.cfg.ID.raftID()
+	rc.HeartbeatTimeout, rc.ElectionTimeout = t.Heartbeat, max(t.Election, t.Heartbeat)
+	rc.LeaderLeaseTimeout, rc.CommitTimeout = min(t.Lease, t.Heartbeat), t.Commit
+	rc.MaxAppendEntries = maxAppendEntries
+	rc.SnapshotThreshold, rc.TrailingLogs, rc.SnapshotInterval = c.Threshold, c.Trailing, c.Interval
+	// Only Shutdown ends raft: a removed leader becomes a follower that nobody
+	// hears and that, outside its own configuration, never campaigns.
+	rc.ShutdownOnRemove = false
+	rc.NoLegacyTelemetry = true
+	rc.Logger = &hclogAdapter{log: s.log, name: "raft"}
+	return rc
+}
+
+// guard stops the store when the fence goes up.
+func (s *Store) guard() {
+	select {
+	case <-s.fence.done:
+		s.log.Error("the store stops", "reason", s.fence.err)
+		s.Shutdown()
+	case <-s.stopped:
+	}
+}
+
+// Genesis makes this server the only voter of a new cluster, once; it becomes
+// leader within the election timeout. It is the caller who answers for there
+// being one genesis per cluster id.
+func (s *Store) Genesis() error {
+	f := s.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
+		Suffrage: raft.Voter, ID: s.cfg.ID.raftID(), Address: s.trans.addr,
+	}}})
+	switch err := f.Error(); {
+	case err == nil:
+		return s.fence.check()
+	case errors.Is(err, raft.ErrCantBootstrap):
+		return ErrNotFresh
+	default:
+		return s.translate(err)
+	}
+}
+
+// Serve answers raft requests on an inbound channel that the caller has
+// authenticated as peer, until it ends. It closes conn.
+func (s *Store) Serve(conn net.Conn, peer ServerID) { s.trans.serve(conn, peer) }
+
+// Done is closed when the store has stopped, by Shutdown or by a failure.
+func (s *Store) Done() <-chan struct{} { return s.stopped }
+
+// Err is why the store stopped by itself: an *ArchiveError or a broken rule of
+// the stable store; nil while it runs and after an ordinary Shutdown.
+func (s *Store) Err() error { return s.fence.check() }
+
+// Halted reports whether the machine panicked: see ErrHalted.
+func (s *Store) Halted() bool { return s.fsm.halted.Load() }
+
+// Shutdown stops the server at once, without handing over leadership (see
+// TransferLeadership), and closes the archive. It returns the archive's error.
+func (s *Store) Shutdown() error {
+	s.stopOnce.Do(func() {
+		s.trans.Close() // first: raft waits for its requests in flight
+		s.raft.Shutdown().Error()
+		s.metrics.unregister()
+		s.stopErr = s.journal.close()
+		close(s.stopped)
+	})
+	<-s.stopped
+	return s.stopErr
+}

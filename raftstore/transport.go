@@ -1,0 +1,362 @@
+package raftstore
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Dialer opens an authenticated channel to exactly the server id, which was
+// last known at addr; a channel to anybody else is an error. The channel is
+// closed by the store.
+type Dialer interface {
+	Dial(ctx context.Context, id ServerID, addr string) (net.Conn, error)
+}
+
+// transport is the raft.Transport of the store. Every message is bound to the
+// identity of the channel it came through; see DESIGN.md for the rules.
+type transport struct {
+	self     ServerID
+	addr     raft.ServerAddress
+	dialer   Dialer
+	timeouts Timeouts
+	fence    *fence
+	log      *slog.Logger
+	consumer chan raft.RPC
+	members  *members
+	leader   atomic.Pointer[func() raft.ServerID]
+	refused  atomic.Uint64
+
+	ctx    context.Context // ends when the transport closes
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	closed  bool
+	idle    map[ServerID][]*peerConn
+	open    map[ServerID]map[*peerConn]bool // all outbound connections, in use or idle
+	inbound map[ServerID]map[net.Conn]bool
+	serving sync.WaitGroup
+}
+
+var (
+	_ raft.Transport   = (*transport)(nil)
+	_ raft.WithPreVote = (*transport)(nil)
+	_ raft.WithClose   = (*transport)(nil)
+)
+
+type peerConn struct {
+	net.Conn
+	peer ServerID
+	r    *bufio.Reader
+	w    *bufio.Writer
+}
+
+func newTransport(self ServerID, addr string, d Dialer, t Timeouts, f *fence, log *slog.Logger) *transport {
+	ctx, cancel := context.WithCancel(context.Background())
+	tr := &transport{self: self, addr: raftAddress(self, addr), dialer: d, timeouts: t, fence: f, log: log,
+		consumer: make(chan raft.RPC), ctx: ctx, cancel: cancel,
+		idle: map[ServerID][]*peerConn{}, open: map[ServerID]map[*peerConn]bool{}, inbound: map[ServerID]map[net.Conn]bool{}}
+	tr.members = newMembers(tr.drop)
+	return tr
+}
+
+// Consumer gives raft its inbound requests, heartbeats included.
+func (t *transport) Consumer() <-chan raft.RPC { return t.consumer }
+
+// LocalAddr is this server's address with its identity in it.
+func (t *transport) LocalAddr() raft.ServerAddress { return t.addr }
+
+// EncodePeer and DecodePeer pass addresses through: ours carry the identity already.
+func (t *transport) EncodePeer(_ raft.ServerID, a raft.ServerAddress) []byte { return []byte(a) }
+
+// DecodePeer is the inverse of EncodePeer.
+func (t *transport) DecodePeer(b []byte) raft.ServerAddress { return raft.ServerAddress(b) }
+
+// SetHeartbeatHandler ignores the handler: it would run beside raft's main
+// loop, where a heartbeat can race a vote and cast two votes in one term.
+func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
+
+// AppendEntriesPipeline is not offered: raft then sends one batch at a time per
+// peer, and nothing is in flight that a step down would have to account for.
+func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
+	return nil, raft.ErrPipelineReplicationNotSupported
+}
+
+// AppendEntries sends entries or a heartbeat.
+func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	payload, err := encodeAppend(args)
+	if err != nil {
+		return err
+	}
+	rep, err := t.call(id, target, frameAppend, payload)
+	if err != nil {
+		return err
+	}
+	*resp = raft.AppendEntriesResponse{Term: rep.Term, LastLog: rep.LastLog, Success: rep.OK, NoRetryBackoff: rep.NoRetryBackoff}
+	return nil
+}
+
+// RequestVote asks for a vote.
+func (t *transport) RequestVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+	rep, err := t.callVote(id, target, frameVote, wireVote{Header: toWireHeader(args.RPCHeader), Term: args.Term,
+		LastIndex: args.LastLogIndex, LastTerm: args.LastLogTerm, Transfer: args.LeadershipTransfer})
+	if err != nil {
+		return err
+	}
+	*resp = raft.RequestVoteResponse{Term: rep.Term, Granted: rep.OK}
+	return nil
+}
+
+// RequestPreVote asks whether a vote would be given.
+func (t *transport) RequestPreVote(id raft.ServerID, target raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+	rep, err := t.callVote(id, target, framePreVote, wireVote{Header: toWireHeader(args.RPCHeader), Term: args.Term,
+		LastIndex: args.LastLogIndex, LastTerm: args.LastLogTerm})
+	if err != nil {
+		return err
+	}
+	*resp = raft.RequestPreVoteResponse{Term: rep.Term, Granted: rep.OK}
+	return nil
+}
+
+// TimeoutNow tells the target to campaign: leadership transfer.
+func (t *transport) TimeoutNow(id raft.ServerID, target raft.ServerAddress, args *raft.TimeoutNowRequest, _ *raft.TimeoutNowResponse) error {
+	_, err := t.callVote(id, target, frameTimeoutNow, wireVote{Header: toWireHeader(args.RPCHeader)})
+	return err
+}
+
+func (t *transport) callVote(id raft.ServerID, target raft.ServerAddress, ft frameType, w wireVote) (wireReply, error) {
+	payload, err := encMode.Marshal(&w)
+	if err != nil {
+		return wireReply{}, err
+	}
+	return t.call(id, target, ft, payload)
+}
+
+// InstallSnapshot streams a snapshot over a connection of its own.
+func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	payload, err := encMode.Marshal(&wireSnapshot{Header: toWireHeader(args.RPCHeader), Term: args.Term, LastIndex: args.LastLogIndex,
+		LastTerm: args.LastLogTerm, Config: args.Configuration, ConfigIndex: args.ConfigurationIndex, Size: args.Size})
+	if err != nil {
+		return err
+	}
+	peer, addr, err := t.target(id, target)
+	if err != nil {
+		return err
+	}
+	c, err := t.dial(peer, addr)
+	if err != nil {
+		return err
+	}
+	defer t.release(c)
+	c.SetDeadline(t.deadline(int(args.Size)))
+	if err := writeFrame(c.w, frameSnapshot, payload); err != nil {
+		return err
+	}
+	if err := sendChunks(c.w, data, args.Size); err != nil {
+		return err
+	}
+	rep, err := t.reply(c)
+	if err != nil {
+		return err
+	}
+	*resp = raft.InstallSnapshotResponse{Term: rep.Term, Success: rep.OK}
+	return nil
+}
+
+func sendChunks(w *bufio.Writer, data io.Reader, size int64) error {
+	buf := make([]byte, chunkSize)
+	for left := size; left > 0; {
+		n := min(left, chunkSize)
+		if _, err := io.ReadFull(data, buf[:n]); err != nil {
+			return fmt.Errorf("raftstore: reading the snapshot to send: %w", err)
+		}
+		if err := writeFrame(w, frameChunk, buf[:n]); err != nil {
+			return err
+		}
+		left -= n
+	}
+	return nil
+}
+
+// call sends one request and waits for its reply. A pooled connection that the
+// peer has closed meanwhile is replaced once; raft's requests may arrive twice.
+func (t *transport) call(id raft.ServerID, target raft.ServerAddress, ft frameType, payload []byte) (wireReply, error) {
+	peer, addr, err := t.target(id, target)
+	if err != nil {
+		return wireReply{}, err
+	}
+	if c := t.pooled(peer); c != nil {
+		rep, err := t.exchange(c, ft, payload)
+		if err == nil || errors.Is(err, os.ErrDeadlineExceeded) || isRefusal(err) {
+			return rep, err
+		}
+	}
+	c, err := t.dial(peer, addr)
+	if err != nil {
+		return wireReply{}, err
+	}
+	return t.exchange(c, ft, payload)
+}
+
+func isRefusal(err error) bool {
+	return errors.Is(err, ErrRefusedByPeer) || errors.Is(err, errPeerFailed)
+}
+
+// target checks that the address raft uses belongs to the id it names.
+func (t *transport) target(id raft.ServerID, target raft.ServerAddress) (ServerID, string, error) {
+	if err := t.fence.check(); err != nil {
+		return ServerID{}, "", err
+	}
+	peer, addr, err := parseRaftAddress(target)
+	if err != nil {
+		return ServerID{}, "", err
+	}
+	if peer.raftID() != id {
+		return ServerID{}, "", fmt.Errorf("%w: the address is another server's", ErrPeer)
+	}
+	if t.members.removed(peer) {
+		return ServerID{}, "", fmt.Errorf("%w: server %s was removed", ErrPeer, peer.short())
+	}
+	return peer, addr, nil
+}
+
+func (t *transport) exchange(c *peerConn, ft frameType, payload []byte) (wireReply, error) {
+	c.SetDeadline(t.deadline(len(payload)))
+	if err := writeFrame(c.w, ft, payload); err != nil {
+		t.release(c)
+		return wireReply{}, err
+	}
+	rep, err := t.reply(c)
+	if err != nil {
+		t.release(c)
+		return wireReply{}, err
+	}
+	t.put(c)
+	return rep, nil
+}
+
+func (t *transport) reply(c *peerConn) (wireReply, error) {
+	var rep wireReply
+	if err := c.w.Flush(); err != nil {
+		return rep, err
+	}
+	ft, payload, err := readFrame(c.r, nil)
+	switch {
+	case err != nil:
+		return rep, err
+	case ft == frameRefusal && len(payload) == 1 && payload[0] == refusedPeer:
+		return rep, ErrRefusedByPeer
+	case ft == frameRefusal:
+		return rep, errPeerFailed
+	case ft != frameReply:
+		return rep, fmt.Errorf("%w: a frame of type %d for a reply", ErrPeer, ft)
+	}
+	if err := unmarshal(payload, &rep); err != nil {
+		return wireReply{}, fmt.Errorf("%w: reply: %w", ErrPeer, err)
+	}
+	return rep, nil
+}
+
+func (t *transport) deadline(n int) time.Time {
+	return time.Now().Add(t.timeouts.RPC + time.Duration(n>>20)*time.Second)
+}
+
+func (t *transport) pooled(peer ServerID) *peerConn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := t.idle[peer]
+	if len(list) == 0 {
+		return nil
+	}
+	c := list[len(list)-1]
+	t.idle[peer] = list[:len(list)-1]
+	return c
+}
+
+func (t *transport) dial(peer ServerID, addr string) (*peerConn, error) {
+	ctx, cancel := context.WithTimeout(t.ctx, t.timeouts.Dial)
+	defer cancel()
+	conn, err := t.dialer.Dial(ctx, peer, addr)
+	if err != nil {
+		return nil, err
+	}
+	c := &peerConn{Conn: conn, peer: peer, r: bufio.NewReaderSize(conn, 16<<10), w: bufio.NewWriterSize(conn, 16<<10)}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || t.members.removed(peer) {
+		conn.Close()
+		return nil, ErrStopped
+	}
+	if t.open[peer] == nil {
+		t.open[peer] = map[*peerConn]bool{}
+	}
+	t.open[peer][c] = true
+	return c, nil
+}
+
+func (t *transport) release(c *peerConn) {
+	c.Close()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open[c.peer], c)
+	if len(t.open[c.peer]) == 0 {
+		delete(t.open, c.peer)
+	}
+}
+
+func (t *transport) put(c *peerConn) {
+	t.mu.Lock()
+	keep := !t.closed && t.open[c.peer][c] && len(t.idle[c.peer]) < maxIdlePerPeer
+	if keep {
+		t.idle[c.peer] = append(t.idle[c.peer], c)
+	}
+	t.mu.Unlock()
+	if !keep {
+		t.release(c)
+	}
+}
+
+// drop closes every connection with a server that left the configuration.
+func (t *transport) drop(peer ServerID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := range t.open[peer] {
+		c.Close()
+	}
+	for c := range t.inbound[peer] {
+		c.Close()
+	}
+	delete(t.open, peer)
+	delete(t.idle, peer)
+}
+
+// Close ends all connections and waits until nobody is served any more.
+func (t *transport) Close() error {
+	t.cancel()
+	t.mu.Lock()
+	t.closed = true
+	for _, set := range t.open {
+		for c := range set {
+			c.Close()
+		}
+	}
+	for _, set := range t.inbound {
+		for c := range set {
+			c.Close()
+		}
+	}
+	t.idle = map[ServerID][]*peerConn{}
+	t.mu.Unlock()
+	t.serving.Wait()
+	return nil
+}
