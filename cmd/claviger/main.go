@@ -40,6 +40,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.`,
 	root.AddCommand(
 		quoteCommand(s),
 		collateralCommand(s),
+		simCommand(s),
 		versionCommand(s),
 	)
 	return root

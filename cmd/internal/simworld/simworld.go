@@ -1,0 +1,86 @@
+// Package simworld connects the daemons and the command line to the simulator: which simulated machine a process runs
+// on, which image it is, and how it produces evidence. Nothing here protects anything; production binaries do not link it.
+package simworld
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/enclave"
+	"github.com/claviger/claviger/enclave/sim"
+)
+
+// Config is the sim section of a configuration file.
+type Config struct {
+	// World is the file that all processes of one simulation share; 'claviger sim init' makes it.
+	World string `yaml:"world"`
+	// Machine names the simulated machine that this process runs on. Its sealing key and platform identity follow the name.
+	Machine string `yaml:"machine"`
+	// OutOfDateTCB gives the machine a platform that has missed updates, to see it refused.
+	OutOfDateTCB bool `yaml:"out_of_date_tcb"`
+}
+
+// ErrConfig says that the sim section cannot place a process; the text says which key and what to write.
+var ErrConfig = errors.New("sim configuration")
+
+// The images of the simulated daemons. Their measurements are hashes of these fields, so a constraint that names one
+// holds for every process of it and for nothing else.
+var (
+	NodeImage    = sim.Image{Kind: enclave.TDX, Name: "clavigerd", Signer: "claviger", ProdID: 1, SVN: 1, Version: "1"}
+	RuntimeImage = sim.Image{Kind: enclave.SGX, Name: "claviger-fn", Signer: "claviger", ProdID: 2, SVN: 1, Version: "1"}
+)
+
+// Place is where a simulated process runs.
+type Place struct {
+	World   *sim.World
+	Machine *sim.Machine
+}
+
+// Open opens the world file, relative to dir, and the machine.
+func (c *Config) Open(dir string) (*Place, error) {
+	if c.World == "" || c.Machine == "" {
+		return nil, fmt.Errorf("%w: the keys sim.world and sim.machine are needed; run 'claviger sim init' for an example", ErrConfig)
+	}
+	path := c.World
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(dir, path)
+	}
+	world, err := sim.OpenWorld(path)
+	if err != nil {
+		return nil, err
+	}
+	return At(world, c.Machine, c.OutOfDateTCB)
+}
+
+// At returns a place on a machine of a world that is already open.
+func At(world *sim.World, machine string, outOfDate bool) (*Place, error) {
+	var options []sim.MachineOption
+	if outOfDate {
+		options = append(options, sim.OutOfDateTCB())
+	}
+	m, err := world.Machine(machine, options...)
+	if err != nil {
+		return nil, err
+	}
+	return &Place{World: world, Machine: m}, nil
+}
+
+// Attest returns a producer of channel evidence for a simulated enclave: its quote, and the collateral for it as the
+// host would fetch it from Intel.
+func Attest(world *sim.World, tee enclave.TEE) func(context.Context, [64]byte) (ratls.Evidence, error) {
+	return func(ctx context.Context, reportData [64]byte) (ratls.Evidence, error) {
+		quote, err := tee.Quote(ctx, reportData)
+		if err != nil {
+			return ratls.Evidence{}, err
+		}
+		collateral, err := world.Collateral(ctx, quote)
+		if err != nil {
+			return ratls.Evidence{}, err
+		}
+		bundle, err := collateral.Marshal()
+		return ratls.Evidence{Quote: quote, Collateral: bundle}, err
+	}
+}
