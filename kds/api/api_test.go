@@ -85,7 +85,7 @@ func TestManifestRefusals(t *testing.T) {
 		if _, err := m.Marshal(); !errors.Is(err, ErrManifest) {
 			t.Errorf("%s: Marshal = %v, want ErrManifest", name, err)
 		}
-		raw, err := encode(m)
+		raw, err := MarshalCanonical(m)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ var (
 // The CBOR modes are fixed: core deterministic out; no duplicates, unknown
 // fields, indefinite lengths, tags or invalid UTF-8 in.
 var (
-	encMode = must(cbor.CoreDetEncOptions().EncMode())
+	encMode = must(encOptions().EncMode())
 	decMode = must(cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		IndefLength:       cbor.IndefLengthForbidden,
@@ -34,6 +34,14 @@ var (
 	}.DecMode())
 )
 
+// encOptions are core deterministic, with one encoding of an empty list
+// whether or not it is nil.
+func encOptions() cbor.EncOptions {
+	o := cbor.CoreDetEncOptions()
+	o.NilContainers = cbor.NilContainerAsEmpty
+	return o
+}
+
 // must turns a mistake in the constant options above into a failure of every
 // test at start-up; it never sees input.
 func must[T any](mode T, err error) T {
@@ -43,8 +51,9 @@ func must[T any](mode T, err error) T {
 	return mode
 }
 
-// encode returns the core deterministic CBOR of v.
-func encode(v any) ([]byte, error) {
+// MarshalCanonical returns the core deterministic CBOR of v (RFC 8949 section
+// 4.2.1), the encoding of everything that is hashed, signed or replicated.
+func MarshalCanonical(v any) ([]byte, error) {
 	raw, err := encMode.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
@@ -52,16 +61,18 @@ func encode(v any) ([]byte, error) {
 	return raw, nil
 }
 
-// decode reads exactly one canonical value of at most limit bytes into v and
-// refuses anything that would not encode to the same bytes again.
-func decode(raw []byte, limit int, v any) error {
+// UnmarshalCanonical reads exactly one canonical value of at most limit bytes
+// into v, a pointer, and refuses anything that would not encode to the same
+// bytes again: ErrTooLarge, ErrMalformed or ErrNotCanonical. Arrays have at
+// most 1024 elements. What v holds after an error is not to be used.
+func UnmarshalCanonical(raw []byte, limit int, v any) error {
 	if len(raw) > limit {
 		return fmt.Errorf("%w: %d bytes, limit %d", ErrTooLarge, len(raw), limit)
 	}
 	if err := decMode.Unmarshal(raw, v); err != nil {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	again, err := encode(v)
+	again, err := MarshalCanonical(v)
 	if err != nil {
 		return err
 	}

@@ -120,7 +120,7 @@ type PublicKeyReply struct {
 // PolicyHash is the hash a public key reply is signed with for an inline
 // constraint: SHA-256 over the CBOR array ["claviger/policy/v1", canonical].
 func PolicyHash(canonical string) (ID, error) {
-	raw, err := encode([]any{"claviger/policy/v1", canonical})
+	raw, err := MarshalCanonical([]any{"claviger/policy/v1", canonical})
 	if err != nil {
 		return ID{}, err
 	}
@@ -128,7 +128,7 @@ func PolicyHash(canonical string) (ID, error) {
 }
 
 func (r *PublicKeyReply) message() ([]byte, error) {
-	return encode([]any{
+	return MarshalCanonical([]any{
 		"claviger/public-key/v1", [32]byte(r.ClusterID), r.Epoch, r.Realm, r.Constraint, [32]byte(r.PolicyHash), r.Mutable,
 		r.Name, r.Purpose, r.Version.Generation, r.Version.Counter, r.PublicKey, r.Recipient,
 	})

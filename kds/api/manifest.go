@@ -89,7 +89,7 @@ func (m *Manifest) Marshal() ([]byte, error) {
 	if err := m.Check(); err != nil {
 		return nil, err
 	}
-	raw, err := encode(m)
+	raw, err := MarshalCanonical(m)
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +103,7 @@ func (m *Manifest) Marshal() ([]byte, error) {
 // about who made it: compare ClusterID with a pinned id.
 func ParseManifest(raw []byte) (*Manifest, error) {
 	var m Manifest
-	if err := decode(raw, MaxManifest, &m); err != nil {
+	if err := UnmarshalCanonical(raw, MaxManifest, &m); err != nil {
 		return nil, err
 	}
 	if err := m.Check(); err != nil {
@@ -121,7 +121,7 @@ func ClusterID(manifest []byte, identityKey ed25519.PublicKey) (ID, error) {
 	if len(identityKey) != ed25519.PublicKeySize {
 		return ID{}, fmt.Errorf("%w: identity key of %d bytes", ErrMalformed, len(identityKey))
 	}
-	raw, err := encode([]any{"claviger/cluster/v1", manifest, []byte(identityKey)})
+	raw, err := MarshalCanonical([]any{"claviger/cluster/v1", manifest, []byte(identityKey)})
 	if err != nil {
 		return ID{}, err
 	}

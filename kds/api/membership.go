@@ -68,7 +68,7 @@ func (m *Membership) message() ([]byte, error) {
 	if err := m.Check(); err != nil {
 		return nil, err
 	}
-	return encode([]any{"claviger/member/v1", m.ClusterID, m.Epoch, m.Slot, m.Incarnation, m.ServerID})
+	return MarshalCanonical([]any{"claviger/member/v1", m.ClusterID, m.Epoch, m.Slot, m.Incarnation, m.ServerID})
 }
 
 // SignMembership signs m with the cluster identity key.
@@ -113,7 +113,7 @@ type NodeStatement struct {
 
 // Marshal returns the canonical encoding.
 func (s *NodeStatement) Marshal() ([]byte, error) {
-	raw, err := encode(s)
+	raw, err := MarshalCanonical(s)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ func (s *NodeStatement) Marshal() ([]byte, error) {
 // ParseNodeStatement reads a statement; Verify proves it.
 func ParseNodeStatement(raw []byte) (*NodeStatement, error) {
 	var s NodeStatement
-	if err := decode(raw, MaxStatement, &s); err != nil {
+	if err := UnmarshalCanonical(raw, MaxStatement, &s); err != nil {
 		return nil, err
 	}
 	return &s, nil

@@ -44,13 +44,13 @@ func (r *Record) Marshal() ([]byte, error) {
 	if r.Label != RecordLabel {
 		return nil, fmt.Errorf("%w: label %q", ErrMalformed, r.Label)
 	}
-	return encode(r)
+	return MarshalCanonical(r)
 }
 
 // ParseRecord reads a canonical record.
 func ParseRecord(raw []byte) (*Record, error) {
 	var r Record
-	if err := decode(raw, MaxRecord, &r); err != nil {
+	if err := UnmarshalCanonical(raw, MaxRecord, &r); err != nil {
 		return nil, err
 	}
 	if r.Label != RecordLabel {
@@ -84,7 +84,7 @@ type Receipt struct {
 
 // checkpointMessage is what the identity key signs for a tree head.
 func checkpointMessage(clusterID ID, epoch, size uint64, root ID) ([]byte, error) {
-	return encode([]any{"claviger/checkpoint/v1", [32]byte(clusterID), epoch, size, [32]byte(root)})
+	return MarshalCanonical([]any{"claviger/checkpoint/v1", [32]byte(clusterID), epoch, size, [32]byte(root)})
 }
 
 // SignCheckpoint signs a tree head. Call it only with a head that has been

@@ -1,0 +1,507 @@
+package state
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+	"pgregory.net/rapid"
+
+	"github.com/claviger/claviger/kds/api"
+)
+
+var identity = ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32)).Public().(ed25519.PublicKey)
+
+func manifest(t testing.TB) []byte {
+	t.Helper()
+	m := api.Manifest{
+		Version: 1, Name: "test", Root: api.RootOfTrust{ID: [32]byte{1}, Simulated: true}, NodePolicy: []string{"C:aa"},
+		Operators: api.Operators{Threshold: 1, Keys: [][]byte{identity}}, Nonce: [32]byte{1},
+	}
+	raw, err := m.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+func genesis(t testing.TB) *Genesis {
+	return &Genesis{Level: 1, Manifest: manifest(t), IdentityKey: identity, Epoch: 1, Generation: 1}
+}
+
+var key = CollateralKey{TEE: "sgx", FMSPC: [6]byte{1}, CA: "platform"}
+
+func admit() *Admit {
+	return &Admit{Epoch: 1, NodePolicy: 1, Slot: "a", Incarnation: 1, ServerID: [32]byte{1}, PlatformID: [32]byte{9}, RaftAddr: "h:1", APIAddr: "h:2"}
+}
+
+func put(step uint64) *PutCollateral {
+	return &PutCollateral{Epoch: 1, Key: key, Bundle: fmt.Appendf(nil, "bundle %d", step), Meta: CollateralMeta{
+		TCBEvaluation: step, QEEvaluation: 1, TCBInfoIssue: 1000 + int64(step), QEIdentityIssue: 1000,
+		RootCRLNumber: []byte{1}, PCKCRLNumber: []byte{1}, LatestIssue: 1000 + int64(step), CollateralSHA256: [32]byte{byte(step), 1}}}
+}
+
+func release(version uint64) *Release {
+	return &Release{Epoch: 1, Generation: 1, NodePolicy: 1, CollateralKey: key, CollateralVersion: version, Leaf: [32]byte{byte(version), 7}}
+}
+
+func encode(t testing.TB, e Entry) []byte {
+	t.Helper()
+	raw, err := Encode(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// run applies entries in order and fails on a rejection.
+func run(t testing.TB, entries ...Entry) *Machine {
+	t.Helper()
+	m := New()
+	for i, e := range entries {
+		if err, bad := m.Apply(uint64(i+1), encode(t, e)).(error); bad {
+			t.Fatalf("entry %d: %v", i, err)
+		}
+	}
+	return m
+}
+
+func snap(t testing.TB, m *Machine) []byte {
+	t.Helper()
+	w, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if _, err := w.WriteTo(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestResults(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t))
+	id, err := api.ClusterID(manifest(t), identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := m.View(); v.ClusterID != id || v.Epoch != 1 || v.NodePolicy != 1 || v.Log.Size != 1 || !v.TimeFloor.IsZero() {
+		t.Errorf("after genesis: %+v", v)
+	}
+	if got := m.Apply(2, encode(t, admit())); got.(Admitted).Member.Slot != "a" {
+		t.Errorf("admit: %v", got)
+	}
+	if got := m.Apply(3, encode(t, put(1))); got != (Put{1}) {
+		t.Errorf("put: %v", got)
+	}
+	if got := m.Apply(4, encode(t, put(1))); got != (Put{1}) {
+		t.Errorf("the same set again: %v", got)
+	}
+	if got := m.Apply(5, encode(t, put(2))); got != (Put{2}) {
+		t.Errorf("a newer set: %v", got)
+	}
+	got, ok := m.Apply(6, encode(t, release(2))).(Released)
+	if !ok || got.Index != 1 || got.Size != 2 {
+		t.Errorf("release: %+v", got)
+	}
+	if v := m.View(); v.Log != (Head{2, got.Root}) || v.Applied != 6 || !v.TimeFloor.Equal(time.Unix(1002, 0)) || len(v.Members) != 1 {
+		t.Errorf("at the end: %+v", v)
+	}
+	if c, ok := m.Collateral(key); !ok || c.Version != 2 || string(c.Bundle) != "bundle 2" {
+		t.Errorf("collateral: %+v", c)
+	}
+}
+
+func TestRejections(t *testing.T) {
+	t.Parallel()
+	full := []Entry{genesis(t), admit(), put(5)}
+	with := func(e *Admit, f func(*Admit)) Entry { f(e); return e }
+	withRelease := func(f func(*Release)) Entry { e := release(1); f(e); return e }
+	withPut := func(f func(*PutCollateral)) Entry { e := put(6); f(e); return e }
+	second := func(f func(*Admit)) Entry {
+		e := admit()
+		e.Incarnation, e.ServerID = 2, [32]byte{2}
+		f(e)
+		return e
+	}
+	cases := map[string]struct {
+		before []Entry
+		e      Entry
+		want   error
+	}{
+		"admit before genesis":    {nil, admit(), ErrNoCluster},
+		"release before genesis":  {nil, release(1), ErrNoCluster},
+		"second genesis":          {full, genesis(t), ErrFounded},
+		"admit of another epoch":  {full, second(func(e *Admit) { e.Epoch = 2 }), ErrEpoch},
+		"admit, node policy":      {full, second(func(e *Admit) { e.NodePolicy = 2 }), ErrNodePolicy},
+		"admit, other platform":   {full, second(func(e *Admit) { e.PlatformID = [32]byte{8} }), ErrPlatform},
+		"admit, same incarnation": {full, second(func(e *Admit) { e.Incarnation = 1 }), ErrIncarnation},
+		"admit, skipped":          {full, second(func(e *Admit) { e.Incarnation = 3 }), ErrIncarnation},
+		"admit, same server id":   {full, second(func(e *Admit) { e.ServerID = [32]byte{1} }), ErrServerID},
+		"admit, another's id":     {full, with(admit(), func(e *Admit) { e.Slot = "b" }), ErrServerID},
+		"new slot, incarnation":   {full, second(func(e *Admit) { e.Slot = "b" }), ErrIncarnation},
+		"put, another epoch":      {full, withPut(func(e *PutCollateral) { e.Epoch = 2 }), ErrEpoch},
+		"put, older":              {full, put(4), ErrNotNewer},
+		"put, falling TCB number": {full, withPut(func(e *PutCollateral) { e.Meta.TCBEvaluation = 4 }), ErrNotNewer},
+		"put, falling QE number":  {full, withPut(func(e *PutCollateral) { e.Meta.QEEvaluation = 0 }), ErrNotNewer},
+		"put, falling TCB date":   {full, withPut(func(e *PutCollateral) { e.Meta.TCBInfoIssue = 1 }), ErrNotNewer},
+		"put, falling QE date":    {full, withPut(func(e *PutCollateral) { e.Meta.QEIdentityIssue = 1 }), ErrNotNewer},
+		"put, falling root CRL":   {full, withPut(func(e *PutCollateral) { e.Meta.RootCRLNumber = nil }), ErrNotNewer},
+		"put, falling PCK CRL":    {full, withPut(func(e *PutCollateral) { e.Meta.PCKCRLNumber = nil }), ErrNotNewer},
+		"put, equal but other":    {full, func() Entry { e := put(5); e.Meta.CollateralSHA256 = [32]byte{99}; return e }(), ErrNotNewer},
+		"release, epoch":          {full, withRelease(func(e *Release) { e.Epoch = 2 }), ErrEpoch},
+		"release, node policy":    {full, withRelease(func(e *Release) { e.NodePolicy = 0 }), ErrNodePolicy},
+		"release, generation 0":   {full, withRelease(func(e *Release) { e.Generation = 0 }), ErrGeneration},
+		"release, generation 2":   {full, withRelease(func(e *Release) { e.Generation = 2 }), ErrGeneration},
+		"release, version 0":      {full, withRelease(func(e *Release) { e.CollateralVersion = 0 }), ErrCollateral},
+		"release, old collateral": {append(full[:3:3], put(6)), release(1), ErrCollateral},
+		"release, no collateral":  {full, withRelease(func(e *Release) { e.CollateralKey.TEE = "tdx" }), ErrCollateral},
+		"release, no version":     {full, withRelease(func(e *Release) { e.CollateralKey.TEE = "tdx"; e.CollateralVersion = 0 }), ErrCollateral},
+		"release, other CA":       {full, withRelease(func(e *Release) { e.CollateralKey.CA = "processor" }), ErrCollateral},
+		"release, future version": {full, release(2), ErrCollateral},
+	}
+	for name, c := range cases {
+		m := run(t, c.before...)
+		before := m.View()
+		err, ok := m.Apply(100, encode(t, c.e)).(error)
+		if _, rejected := errors.AsType[*Rejected](err); !ok || !rejected || !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+		if m.Halted() != nil {
+			t.Errorf("%s: a rejection halted the machine", name)
+		}
+		after := m.View()
+		before.Applied = 100
+		if !reflect.DeepEqual(before, after) {
+			t.Errorf("%s: a rejected entry changed the state:\n%+v\n%+v", name, before, after)
+		}
+	}
+}
+
+// Two machines claim one slot at the same time: one is admitted.
+func TestTwoClaimantsOneAdmitted(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t), admit())
+	claim := func(id byte) any {
+		e := admit()
+		e.Incarnation, e.ServerID = 2, [32]byte{id}
+		return m.Apply(m.View().Applied+1, encode(t, e))
+	}
+	if got := claim(2); got.(Admitted).Member.ServerID != [32]byte{2} {
+		t.Fatalf("first: %v", got)
+	}
+	if err, _ := claim(3).(error); !errors.Is(err, ErrIncarnation) {
+		t.Fatalf("second: %v", err)
+	}
+}
+
+// An entry of a later build, or damage, stops the node for good, and keeps
+// what it had.
+func TestHalt(t *testing.T) {
+	t.Parallel()
+	unknown, err := api.MarshalCanonical([]any{99, []byte{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	level, err := api.MarshalCanonical([]any{kindGenesis, []any{Level + 1, manifest(t), []byte(identity), 1, 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := encode(t, put(1))
+	wrong := put(1)
+	wrong.Meta.CollateralSHA256 = [32]byte{}
+	body, err := api.MarshalCanonical(wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outOfBounds, err := api.MarshalCanonical(envelope{Kind: kindPutCollateral, Body: body})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases := map[string]struct {
+		raw  []byte
+		want error
+	}{
+		"unknown kind":  {unknown, ErrKind},
+		"later level":   {level, ErrKind},
+		"empty":         {nil, ErrEntry},
+		"truncated":     {good[:len(good)-1], ErrEntry},
+		"trailing":      {append(bytes.Clone(good), 0), ErrEntry},
+		"oversized":     {make([]byte, MaxEntry+1), ErrEntry},
+		"out of bounds": {outOfBounds, ErrEntry},
+	}
+	for name, c := range cases {
+		m := run(t, genesis(t), admit())
+		before := m.View()
+		got, _ := m.Apply(3, c.raw).(error)
+		if !errors.Is(got, ErrHalted) || !errors.Is(got, c.want) || !errors.Is(m.Halted(), ErrHalted) {
+			t.Errorf("%s: %v", name, got)
+		}
+		if again, _ := m.Apply(4, good).(error); !errors.Is(again, ErrHalted) {
+			t.Errorf("%s: applied on: %v", name, again)
+		}
+		if !reflect.DeepEqual(before, m.View()) {
+			t.Errorf("%s: state changed", name)
+		}
+		if _, err := m.Snapshot(); !errors.Is(err, ErrHalted) {
+			t.Errorf("%s: snapshot of a halted machine: %v", name, err)
+		}
+		if err := m.Restore(bytes.NewReader(snap(t, run(t, genesis(t))))); !errors.Is(err, ErrHalted) {
+			t.Errorf("%s: restored a halted machine: %v", name, err)
+		}
+	}
+	m := run(t, genesis(t))
+	if err, _ := m.Apply(1, good).(error); !errors.Is(err, ErrHalted) {
+		t.Errorf("an index applied twice: %v", err)
+	}
+}
+
+// The frontier agrees with the reference implementation for every size, and
+// its proofs verify.
+func TestFrontierAgainstReference(t *testing.T) {
+	t.Parallel()
+	var hashes []tlog.Hash
+	reader := tlog.HashReaderFunc(func(at []int64) ([]tlog.Hash, error) {
+		out := make([]tlog.Hash, len(at))
+		for i, n := range at {
+			out[i] = hashes[n]
+		}
+		return out, nil
+	})
+	var f frontier
+	const n = 70
+	for i := range int64(n) {
+		leaf := [32]byte{byte(i), 1}
+		stored, err := tlog.StoredHashes(i, leaf[:], reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hashes = append(hashes, stored...)
+		var proof [][32]byte
+		f, proof = f.append(leaf)
+		want, err := tlog.TreeHash(i+1, reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !f.valid() || f.size != uint64(i+1) || f.root() != [32]byte(want) {
+			t.Fatalf("size %d: root %x, want %x", i+1, f.root(), want)
+		}
+		record := make(tlog.RecordProof, len(proof))
+		for j, h := range proof {
+			record[j] = h
+		}
+		if err := tlog.CheckRecord(record, i+1, want, i, tlog.RecordHash(leaf[:])); err != nil {
+			t.Fatalf("size %d: %v", i+1, err)
+		}
+	}
+}
+
+// genEntries draws a history with rejected entries in it.
+func genEntries(t testing.TB, rt *rapid.T) [][]byte {
+	var out [][]byte
+	for i := range rapid.IntRange(1, 40).Draw(rt, "length") {
+		var e Entry
+		switch rapid.IntRange(0, 9).Draw(rt, fmt.Sprintf("kind %d", i)) {
+		case 0:
+			e = genesis(t)
+		case 1, 2, 3:
+			a := admit()
+			a.Slot = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "slot")
+			a.Incarnation = rapid.Uint64Range(1, 3).Draw(rt, "incarnation")
+			a.ServerID[1] = rapid.Byte().Draw(rt, "server")
+			e = a
+		case 4, 5, 6:
+			p := put(rapid.Uint64Range(1, 6).Draw(rt, "step"))
+			p.Key.FMSPC[5] = rapid.ByteMax(3).Draw(rt, "fmspc")
+			p.Key.TEE = rapid.SampledFrom([]string{"sgx", "tdx"}).Draw(rt, "tee")
+			e = p
+		default:
+			r := release(rapid.Uint64Range(1, 4).Draw(rt, "version"))
+			r.CollateralKey.FMSPC[5] = rapid.ByteMax(3).Draw(rt, "fmspc")
+			e = r
+		}
+		out = append(out, encode(t, e))
+	}
+	return append([][]byte{encode(t, genesis(t))}, out...)
+}
+
+// Same entries, same bytes, on any two machines, with a restart from a
+// snapshot anywhere in between; and nothing that must not fall falls.
+func TestPropertyDeterministic(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		entries := genEntries(t, rt)
+		cut := rapid.IntRange(0, len(entries)).Draw(rt, "cut")
+		one, two := New(), New()
+		for i, raw := range entries {
+			if i == cut {
+				fresh := New()
+				if err := fresh.Restore(bytes.NewReader(snap(t, two))); err != nil {
+					rt.Fatal(err)
+				}
+				if !bytes.Equal(snap(t, fresh), snap(t, two)) {
+					rt.Fatal("a restored machine writes another snapshot")
+				}
+				two = fresh
+			}
+			before := one.View()
+			a, b := one.Apply(uint64(i+1), raw), two.Apply(uint64(i+1), raw)
+			if fmt.Sprintf("%T %v", a, a) != fmt.Sprintf("%T %v", b, b) {
+				rt.Fatalf("entry %d: %v and %v", i, a, b)
+			}
+			after := one.View()
+			if after.TimeFloor.Before(before.TimeFloor) || after.Log.Size < before.Log.Size {
+				rt.Fatalf("entry %d: time floor or log fell", i)
+			}
+		}
+		if !bytes.Equal(snap(t, one), snap(t, two)) {
+			rt.Fatal("snapshots differ")
+		}
+	})
+}
+
+// A snapshot that was cut, extended, reordered or changed in what can be
+// checked is refused and changes nothing.
+func TestRestoreRefusals(t *testing.T) {
+	t.Parallel()
+	other := put(1)
+	other.Key.TEE = "tdx"
+	b := admit()
+	b.Slot, b.ServerID = "b", [32]byte{2}
+	good := snap(t, run(t, genesis(t), admit(), b, put(1), other, release(1)))
+	change := func(f func(*snapshot)) []byte {
+		var s snapshot
+		if err := api.UnmarshalCanonical(good, MaxSnapshot, &s); err != nil {
+			t.Fatal(err)
+		}
+		f(&s)
+		raw, err := api.MarshalCanonical(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	cases := map[string][]byte{
+		"empty":               nil,
+		"cut":                 good[:len(good)-1],
+		"trailing":            append(bytes.Clone(good), 0),
+		"label":               change(func(s *snapshot) { s.Label = "claviger/state/v2" }),
+		"level":               change(func(s *snapshot) { s.Level = Level + 1 }),
+		"no cluster":          change(func(s *snapshot) { s.Level = 0 }),
+		"manifest":            change(func(s *snapshot) { s.Manifest = s.Manifest[1:] }),
+		"epoch":               change(func(s *snapshot) { s.Epoch = 0 }),
+		"node policy":         change(func(s *snapshot) { s.NodePolicy = 0 }),
+		"frontier":            change(func(s *snapshot) { s.LogSize++ }),
+		"huge log":            change(func(s *snapshot) { s.LogSize = 1 << 63 }),
+		"unsorted members":    change(func(s *snapshot) { s.Members[0], s.Members[1] = s.Members[1], s.Members[0] }),
+		"bad member":          change(func(s *snapshot) { s.Members[0].Slot = "A" }),
+		"unsorted collateral": change(func(s *snapshot) { s.Collateral[0], s.Collateral[1] = s.Collateral[1], s.Collateral[0] }),
+		"no version":          change(func(s *snapshot) { s.Collateral[0].Version = 0 }),
+		"fallen floor":        change(func(s *snapshot) { s.TimeFloor = 0 }),
+		"empty bundle":        change(func(s *snapshot) { s.Collateral[0].Bundle = nil }),
+	}
+	for name, raw := range cases {
+		m := run(t, genesis(t))
+		before := snap(t, m)
+		if err := m.Restore(bytes.NewReader(raw)); !errors.Is(err, ErrSnapshot) {
+			t.Errorf("%s: %v, want ErrSnapshot", name, err)
+		}
+		if !bytes.Equal(before, snap(t, m)) {
+			t.Errorf("%s: state changed", name)
+		}
+	}
+	m := New()
+	if err := m.Restore(bytes.NewReader(good)); err != nil || !bytes.Equal(good, snap(t, m)) {
+		t.Errorf("the good snapshot: %v", err)
+	}
+}
+
+// A snapshot taken before further entries does not see them.
+func TestSnapshotIsFrozen(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t), admit(), put(1))
+	want := snap(t, m)
+	w, err := m.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := admit()
+	e.Incarnation, e.ServerID = 2, [32]byte{2}
+	m.Apply(4, encode(t, e))
+	m.Apply(5, encode(t, put(2)))
+	m.Apply(6, encode(t, release(2)))
+	var got bytes.Buffer
+	if _, err := w.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), want) {
+		t.Fatalf("the snapshot moved: %v", err)
+	}
+}
+
+func TestStateIsBounded(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t))
+	index := uint64(1)
+	apply := func(e Entry) error {
+		index++
+		err, _ := m.Apply(index, encode(t, e)).(error)
+		return err
+	}
+	for i := range MaxCollateralSets + 1 {
+		e := put(1)
+		e.Key.FMSPC[4], e.Key.FMSPC[5] = byte(i>>8), byte(i)
+		if err := apply(e); (err != nil) != (i == MaxCollateralSets) || err != nil && !errors.Is(err, ErrFull) {
+			t.Fatalf("set %d: %v", i, err)
+		}
+	}
+	for i := range maxSlots + 1 {
+		e := admit()
+		e.Slot, e.ServerID[1] = fmt.Sprintf("s%d", i), byte(i+1)
+		if err := apply(e); (err != nil) != (i == maxSlots) || err != nil && !errors.Is(err, ErrFull) {
+			t.Fatalf("slot %d: %v", i, err)
+		}
+	}
+	if _, err := Encode(&PutCollateral{Epoch: 1, Key: key, Meta: put(1).Meta, Bundle: make([]byte, api.MaxCollateral+1)}); !errors.Is(err, ErrEntry) {
+		t.Errorf("oversized bundle: %v", err)
+	}
+	restored := New()
+	if err := restored.Restore(bytes.NewReader(snap(t, m))); err != nil {
+		t.Errorf("a full state does not restore: %v", err)
+	}
+}
+
+func FuzzApply(f *testing.F) {
+	for _, e := range []Entry{genesis(f), admit(), put(1), release(1)} {
+		f.Add(encode(f, e))
+	}
+	f.Add([]byte{0x82, 0x18, 0x63, 0x40})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m := run(t, genesis(t), admit(), put(1))
+		before := snap(t, m)
+		result := m.Apply(4, raw)
+		if e, err := Decode(raw); err == nil {
+			if again, err := Encode(e); err != nil || !bytes.Equal(again, raw) {
+				t.Fatalf("%x decodes, and encodes as %x: %v", raw, again, err)
+			}
+			if m.Halted() != nil {
+				t.Fatalf("halted on a good entry: %v", m.Halted())
+			}
+			fresh := New()
+			if err := fresh.Restore(bytes.NewReader(snap(t, m))); err != nil {
+				t.Fatalf("after %v the snapshot does not restore: %v", result, err)
+			}
+			return
+		}
+		if err, ok := result.(error); !ok || !errors.Is(err, ErrHalted) || m.View().Applied != 3 {
+			t.Fatalf("bad entry gave %v", result)
+		}
+		m.halted = nil // look past the halt: the state itself must be untouched
+		if !bytes.Equal(before, snap(t, m)) {
+			t.Fatal("a bad entry changed the state")
+		}
+	})
+}
