@@ -41,6 +41,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.`,
 		quoteCommand(s),
 		collateralCommand(s),
 		simCommand(s),
+		keyCommand(s),
 		versionCommand(s),
 	)
 	return root
