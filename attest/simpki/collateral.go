@@ -1,6 +1,7 @@
 package simpki
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -43,11 +44,63 @@ func (p *PKI) CollateralFor(tee attest.TEE, fmspc [6]byte, ca CA, at time.Time) 
 			p.signer.cert.NotBefore.Format(timeFormat), p.signer.cert.NotAfter.Format(timeFormat))
 	}
 	e := p.until(at)
-	info, err := p.tcbInfo(tee, fmspc, issued, e)
+	r := request{tee, fmspc, ca, issued, len(e.recoveries), len(e.revoked), e.script}
+	if c := p.remembered(r); c != nil {
+		return c, nil
+	}
+	c, err := p.serve(r, issuer, e)
 	if err != nil {
 		return nil, err
 	}
-	identity, err := p.qeIdentity(tee, issued, e)
+	p.remember(r, c)
+	return c, nil
+}
+
+// request is everything that an answer depends on. The script only grows, so its length names it, and with that the
+// numbers of events up to an instant name those events.
+type request struct {
+	tee                 attest.TEE
+	fmspc               [6]byte
+	ca                  CA
+	issued              time.Time
+	recoveries, revoked int
+	script              int
+}
+
+// maxServed bounds the answers that a PKI remembers.
+const maxServed = 64
+
+// remembered returns a copy of the answer to r, nil if there is none.
+func (p *PKI) remembered(r request) *attest.Collateral {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return clone(p.served[r])
+}
+
+// remember keeps a copy of the answer to r.
+func (p *PKI) remember(r request, c *attest.Collateral) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.served == nil || len(p.served) >= maxServed {
+		p.served = map[request]*attest.Collateral{}
+	}
+	p.served[r] = clone(c)
+}
+
+// clone copies collateral, nil to nil.
+func clone(c *attest.Collateral) *attest.Collateral {
+	if c == nil {
+		return nil
+	}
+	return &attest.Collateral{
+		TCBInfo: bytes.Clone(c.TCBInfo), QEIdentity: bytes.Clone(c.QEIdentity),
+		TCBSigningChain: bytes.Clone(c.TCBSigningChain), PCKCRL: bytes.Clone(c.PCKCRL), RootCRL: bytes.Clone(c.RootCRL),
+	}
+}
+
+// serve makes the answer to r.
+func (p *PKI) serve(r request, issuer authority, e events) (*attest.Collateral, error) {
+	info, err := p.tcbInfo(r.tee, r.fmspc, r.issued, e)
 	if err != nil {
 		return nil, err
 	}
@@ -55,13 +108,13 @@ func (p *PKI) CollateralFor(tee attest.TEE, fmspc [6]byte, ca CA, at time.Time) 
 	if c.TCBInfo, err = p.envelope("tcbInfo", info); err != nil {
 		return nil, err
 	}
-	if c.QEIdentity, err = p.envelope("enclaveIdentity", identity); err != nil {
+	if c.QEIdentity, err = p.envelope("enclaveIdentity", p.qeIdentity(r.tee, r.issued, e)); err != nil {
 		return nil, err
 	}
-	if c.RootCRL, err = crl(p.root, rootIssuer, issued, rootCRLLife, e); err != nil {
+	if c.RootCRL, err = crl(p.root, rootIssuer, r.issued, rootCRLLife, e); err != nil {
 		return nil, err
 	}
-	c.PCKCRL, err = crl(issuer, string(ca), issued, collateralLife, e)
+	c.PCKCRL, err = crl(issuer, string(r.ca), r.issued, collateralLife, e)
 	return c, err
 }
 
@@ -208,7 +261,7 @@ func (p *PKI) tcbInfo(tee attest.TEE, fmspc [6]byte, issued time.Time, e events)
 }
 
 // qeIdentity returns the identity of the quoting enclave of a TEE.
-func (p *PKI) qeIdentity(tee attest.TEE, issued time.Time, e events) (*enclaveIdentity, error) {
+func (p *PKI) qeIdentity(tee attest.TEE, issued time.Time, e events) *enclaveIdentity {
 	enclave := qe
 	if tee == attest.TDX {
 		enclave = tdQE
@@ -221,7 +274,7 @@ func (p *PKI) qeIdentity(tee attest.TEE, issued time.Time, e events) (*enclaveId
 		Attributes: "11" + strings.Repeat("00", 15), AttributesMask: "FB" + strings.Repeat("FF", 7) + strings.Repeat("00", 8),
 		MRSigner: strings.ToUpper(hex.EncodeToString(signer[:])), ProductID: int(enclave.productID),
 		Levels: p.svnLevels(qeTop, qeOld, qeRevoked, "INTEL-SA-00477", "INTEL-SA-00615"),
-	}, nil
+	}
 }
 
 // svnLevels returns the three levels of a component that is measured by one SVN.

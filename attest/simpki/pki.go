@@ -69,6 +69,7 @@ type PKI struct {
 
 	mu     sync.Mutex
 	events events
+	served map[request]*attest.Collateral // answers already given, at most maxServed
 }
 
 // authority is a key and its certificate.
@@ -101,6 +102,12 @@ func New(config Config) (*PKI, error) {
 
 // Root returns the simulated root of trust.
 func (p *PKI) Root() attest.Root { return attest.SimulatedRoot(&p.root.key.PublicKey) }
+
+// String names the PKI for people. It keeps %v from printing the seed.
+func (p *PKI) String() string { return fmt.Sprintf("simulated PKI %x", p.Root().ID()) }
+
+// GoString is String, for %#v.
+func (p *PKI) GoString() string { return p.String() }
 
 // RootCertificate returns the root certificate in DER.
 func (p *PKI) RootCertificate() []byte { return append([]byte(nil), p.root.cert.Raw...) }

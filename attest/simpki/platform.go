@@ -1,11 +1,13 @@
 package simpki
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
 	"fmt"
+	"sync"
 
 	"github.com/claviger/claviger/attest"
 )
@@ -13,8 +15,9 @@ import (
 // MaxName is the longest platform name in bytes.
 const MaxName = 255
 
-// DefaultFMSPC is the platform family of a PlatformConfig that names none. Intel has no such family.
-var DefaultFMSPC = [6]byte{0x51, 0xc0, 0x6f, 0x00, 0x00, 0x00}
+// DefaultFMSPC is the platform family of a PlatformConfig that names none. Intel has no such family. Its
+// hex has no letters, because verifiers disagree on their case.
+var DefaultFMSPC = [6]byte{0x51, 0x80, 0x60, 0x00, 0x00, 0x00}
 
 // PlatformConfig describes one simulated machine.
 type PlatformConfig struct {
@@ -44,8 +47,12 @@ type Platform struct {
 	ppid   [16]byte
 	dials  dials
 	module byte
-	qe     byte
+	qeSVN  byte
 	pck    authority
+	chain  []byte // PEM
+
+	// What the two quoting enclaves say about their attestation keys; made once, since it is the same in every quote.
+	qe, tdQE func() (voucher, error)
 }
 
 // Platform makes a machine. It fails with ErrConfig.
@@ -71,7 +78,13 @@ func (p *PKI) Platform(config PlatformConfig) (*Platform, error) {
 	if err := m.fuse(config); err != nil {
 		return nil, err
 	}
-	return m, m.certify()
+	if err := m.certify(); err != nil {
+		return nil, err
+	}
+	m.chain = pemOf(m.pck.cert, p.ca[m.ca].cert, p.root.cert)
+	m.qe = sync.OnceValues(func() (voucher, error) { return m.vouch(qe) })
+	m.tdQE = sync.OnceValues(func() (voucher, error) { return m.vouch(tdQE) })
+	return m, nil
 }
 
 // fuse sets the SVNs that make the configured statuses.
@@ -79,7 +92,7 @@ func (m *Platform) fuse(config PlatformConfig) (err error) {
 	if m.dials, err = dialsFor(config.TCB, m.pki.recoveries()); err != nil {
 		return err
 	}
-	m.qe, err = componentSVN("quoting enclave", config.QE, qeTop, qeOld, qeRevoked, qeUnlisted)
+	m.qeSVN, err = componentSVN("quoting enclave", config.QE, qeTop, qeOld, qeRevoked, qeUnlisted)
 	if err != nil {
 		return err
 	}
@@ -97,7 +110,7 @@ func (m *Platform) FMSPC() [6]byte { return m.fmspc }
 func (m *Platform) Name() string { return m.name }
 
 // Chain returns the PCK chain in PEM: leaf, PCK CA, root, as in a quote's certification data of type 5.
-func (m *Platform) Chain() []byte { return pemOf(m.pck.cert, m.pki.ca[m.ca].cert, m.pki.root.cert) }
+func (m *Platform) Chain() []byte { return bytes.Clone(m.chain) }
 
 // key returns the platform's key for use. PCK keys belong to one TCB level, so the SVNs are part of their derivation.
 func (m *Platform) key(use string) (*ecdsa.PrivateKey, error) {

@@ -1,6 +1,7 @@
 package simpki
 
 import (
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/sha512"
 
@@ -32,12 +33,14 @@ func (e quotingEnclave) signer() [32]byte {
 // attributes of the quoting enclaves: initialised, 64-bit, provisioning key; the identity masks the mode bit away.
 var qeAttributes = [16]byte{0: 0x15, 8: 0xe7}
 
-// evidence is what a quoting enclave adds to a report: how it signed, and who vouches for the key.
-type evidence struct {
-	signature, attestationKey [64]byte
-	report                    [sgx.ReportSize]byte
-	reportSignature           [64]byte
-	authData                  []byte
+// voucher is the half of a quote that does not depend on its report: an attestation key, and the word of the quoting
+// enclave and of the PCK key for it.
+type voucher struct {
+	key             *ecdsa.PrivateKey
+	public          [64]byte
+	report          [sgx.ReportSize]byte
+	reportSignature [64]byte
+	authData        []byte // shared: never changed
 }
 
 // QuoteSGX returns a version 3 quote over report. The processor's part is the platform's: CPUSVN is overwritten.
@@ -46,20 +49,23 @@ func (m *Platform) QuoteSGX(report sgx.Report) ([]byte, error) {
 	report.CPUSVN = m.dials.sgx()
 	q := sgx.Quote{Header: sgx.Header{
 		Version: sgx.Version, AttestationKeyType: sgx.KeyTypeECDSAP256, TEEType: sgx.TEEType,
-		QESVN: uint16(m.qe), PCESVN: pceSVN, QEVendorID: intelQEVendor,
+		QESVN: uint16(m.qeSVN), PCESVN: pceSVN, QEVendorID: intelQEVendor,
 	}, Report: report}
 	id, err := m.pki.derive(16, "qe id", m.name)
 	if err != nil {
 		return nil, err
 	}
 	copy(q.Header.UserData[:], id)
-	e, err := m.vouch(qe, q.AppendSigned(nil))
+	v, err := m.qe()
 	if err != nil {
 		return nil, err
 	}
 	q.Auth = sgx.Auth{
-		Signature: e.signature, AttestationKey: e.attestationKey, QEReport: e.report, QEReportSignature: e.reportSignature,
-		QEAuthData: e.authData, CertType: sgx.CertTypePCKChain, CertData: append(m.Chain(), 0), // Intel's QE ends the PEM in NUL
+		AttestationKey: v.public, QEReport: v.report, QEReportSignature: v.reportSignature, QEAuthData: v.authData,
+		CertType: sgx.CertTypePCKChain, CertData: append(m.Chain(), 0), // Intel's QE ends the PEM in NUL
+	}
+	if q.Auth.Signature, err = sign(v.key, q.AppendSigned(nil)); err != nil {
+		return nil, err
 	}
 	return q.Append(nil), nil
 }
@@ -73,41 +79,40 @@ func (m *Platform) QuoteTDX(body tdx.Body) ([]byte, error) {
 	q := tdx.Quote{Header: tdx.Header{
 		Version: tdx.Version4, AttestationKeyType: tdx.KeyTypeECDSAP256, TEEType: tdx.TEEType, QEVendorID: intelQEVendor,
 	}, Body: body}
-	e, err := m.vouch(tdQE, q.AppendSigned(nil))
+	v, err := m.tdQE()
 	if err != nil {
 		return nil, err
 	}
 	q.Auth = tdx.Auth{
-		Signature: e.signature, AttestationKey: e.attestationKey, QEReport: e.report, QEReportSignature: e.reportSignature,
-		QEAuthData: e.authData, CertType: tdx.CertTypePCKChain, CertData: m.Chain(),
+		AttestationKey: v.public, QEReport: v.report, QEReportSignature: v.reportSignature, QEAuthData: v.authData,
+		CertType: tdx.CertTypePCKChain, CertData: m.chain,
+	}
+	if q.Auth.Signature, err = sign(v.key, q.AppendSigned(nil)); err != nil {
+		return nil, err
 	}
 	return q.Append(nil), nil
 }
 
-// vouch signs a quote's header and body with the attestation key of the quoting enclave, and that key's hash, inside a
-// report of the enclave, with the PCK key.
-func (m *Platform) vouch(enclave quotingEnclave, signed []byte) (e evidence, err error) {
-	attestation, err := m.key("attestation " + enclave.id)
-	if err != nil {
-		return e, err
+// vouch makes the attestation key of a quoting enclave and binds it: its hash stands in a report of the enclave, which
+// the PCK key signs.
+func (m *Platform) vouch(enclave quotingEnclave) (v voucher, err error) {
+	if v.key, err = m.key("attestation " + enclave.id); err != nil {
+		return v, err
 	}
-	if e.attestationKey, err = point(&attestation.PublicKey); err != nil {
-		return e, err
+	if v.public, err = point(&v.key.PublicKey); err != nil {
+		return v, err
 	}
-	if e.signature, err = sign(attestation, signed); err != nil {
-		return e, err
-	}
-	e.authData = make([]byte, 32)
-	for i := range e.authData {
-		e.authData[i] = byte(i)
+	v.authData = make([]byte, 32)
+	for i := range v.authData {
+		v.authData[i] = byte(i)
 	}
 	report := sgx.Report{
-		CPUSVN: m.dials.sgx(), Attributes: qeAttributes, MREnclave: sha256.Sum256([]byte{m.qe, byte(enclave.productID)}),
-		MRSigner: enclave.signer(), ISVProdID: enclave.productID, ISVSVN: uint16(m.qe),
+		CPUSVN: m.dials.sgx(), Attributes: qeAttributes, MREnclave: sha256.Sum256([]byte{m.qeSVN, byte(enclave.productID)}),
+		MRSigner: enclave.signer(), ISVProdID: enclave.productID, ISVSVN: uint16(m.qeSVN),
 	}
-	bound := sha256.Sum256(append(e.attestationKey[:], e.authData...))
+	bound := sha256.Sum256(append(v.public[:], v.authData...))
 	copy(report.ReportData[:], bound[:])
-	copy(e.report[:], report.Append(nil))
-	e.reportSignature, err = sign(m.pck.key, e.report[:])
-	return e, err
+	copy(v.report[:], report.Append(nil))
+	v.reportSignature, err = sign(m.pck.key, v.report[:])
+	return v, err
 }

@@ -10,6 +10,7 @@ import (
 type events struct {
 	recoveries []time.Time
 	revoked    []revocation
+	script     int // set by until: how many events the whole script had
 }
 
 // revocation of one certificate, listed by its issuer from an instant on.
@@ -73,6 +74,7 @@ func (p *PKI) recoveries() int {
 func (p *PKI) until(at time.Time) (e events) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	e.script = len(p.events.recoveries) + len(p.events.revoked)
 	for _, t := range p.events.recoveries {
 		if !t.After(at) {
 			e.recoveries = append(e.recoveries, t)

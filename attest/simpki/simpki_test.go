@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -95,6 +96,39 @@ func TestDeterministic(t *testing.T) {
 		if collateral(t, b, tee, morning.Add(day)).Hash() == first {
 			t.Errorf("%s collateral does not change from day to day", tee)
 		}
+	}
+}
+
+// The seed mints evidence: no formatting of the PKI may show it. And collateral once served must not change under a
+// caller's hands.
+func TestNoSeedAndNoAliasing(t *testing.T) {
+	p, err := New(Config{Seed: [32]byte(bytes.Repeat([]byte{0xab}, 32)), Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		text := fmt.Sprintf(format, p)
+		if strings.Contains(text, "171") || strings.Contains(text, "abab") || strings.Contains(text, "0xab") {
+			t.Errorf("%s shows the seed", format)
+		}
+	}
+	first := collateral(t, p, attest.SGX, now)
+	want := first.Hash()
+	for _, part := range [][]byte{first.TCBInfo, first.QEIdentity, first.TCBSigningChain, first.PCKCRL, first.RootCRL} {
+		clear(part)
+	}
+	second := collateral(t, p, attest.SGX, now)
+	clear(second.TCBInfo)
+	if collateral(t, p, attest.SGX, now).Hash() != want {
+		t.Error("a caller changed what others are served")
+	}
+	for i := range 3 * maxServed {
+		if _, err := p.Collateral(attest.SGX, [6]byte{byte(i)}, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(p.served) > maxServed {
+		t.Errorf("%d answers remembered", len(p.served))
 	}
 }
 
@@ -231,6 +265,37 @@ func TestRevocationLists(t *testing.T) {
 	next := list(collateral(t, p, attest.SGX, now.Add(day)).PCKCRL, p.ca[PlatformCA])
 	if next.Number.Cmp(list(after.PCKCRL, p.ca[PlatformCA]).Number) <= 0 {
 		t.Error("the number falls on the next day")
+	}
+}
+
+// Answers are remembered; a script that reaches behind one that was already served must still show.
+func TestScriptOutOfOrder(t *testing.T) {
+	p := newPKI(t)
+	late, early := newPlatform(t, p, PlatformConfig{Name: "late"}), newPlatform(t, p, PlatformConfig{Name: "early"})
+	revoked := func(at time.Time) (names string) {
+		l, err := x509.ParseRevocationList(collateral(t, p, attest.SGX, at).PCKCRL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range l.RevokedCertificateEntries {
+			for _, m := range []*Platform{late, early} {
+				if m.pck.cert.SerialNumber.Cmp(e.SerialNumber) == 0 {
+					names += m.name + " "
+				}
+			}
+		}
+		return names
+	}
+	p.Revoke(late, now.Add(time.Hour))
+	if got := revoked(now.Add(time.Hour)); got != "late " {
+		t.Fatalf("revoked: %q", got)
+	}
+	p.Revoke(early, now)
+	if got := revoked(now); got != "early " {
+		t.Errorf("revoked an hour before: %q", got)
+	}
+	if got := revoked(now.Add(time.Hour)); got != "late early " {
+		t.Errorf("revoked then: %q", got)
 	}
 }
 
