@@ -1,0 +1,19 @@
+// Package node assembles one node of a cluster: an enclave's evidence, attested
+// channels, the replicated store, the key derivation service, and the admission
+// of other nodes. Daemons, the demo and tests use the same code; what they hand
+// in decides whether the enclave is real or simulated.
+//
+//	n, err := node.New(node.Config{…})
+//	go n.Run(ctx)      // blocks; the end of ctx is a graceful stop
+//	<-n.Ready()        // this boot is a voter
+//
+// Each boot makes a fresh key in memory; its hash is the server id of the boot.
+// A node either founds a cluster (Config.Genesis) or joins the one whose id it
+// pins (Config.ClusterID). Root secrets leave a node only over a channel
+// attested in both directions, to evidence that satisfies the node policy in
+// the cluster's manifest, after the admission has been committed.
+//
+// What decides trust is in the manifest and in measured code. The host's
+// configuration sets addresses, paths, the slot's name and the log level; the
+// worst it can do with them is to keep the node from working. See DESIGN.md.
+package node
