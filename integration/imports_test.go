@@ -21,7 +21,7 @@ const module = "github.com/claviger/claviger"
 
 // rule says what the production files of one package may do. Paths are relative to the module.
 type rule struct {
-	may    []string // packages of this module it may import; "*" means every one that is not a simulator
+	may    []string // packages of this module it may import; "*" means every one but commands, tests and simulators
 	sim    bool     // it may also import the simulators
 	pure   bool     // no I/O, no logging, no clock: it is handed bytes and instants
 	random bool     // a pure package that may nevertheless read randomness
@@ -29,6 +29,11 @@ type rule struct {
 
 // simulators must never be reachable from a production binary.
 var simulators = []string{"enclave/sim", "attest/simpki"}
+
+// shared is what all commands are built from.
+var shared = []string{
+	"cmd/internal/cli", "cmd/internal/config", "cmd/internal/clusterfile", "cmd/internal/daemon", "cmd/internal/kdsd", "cmd/internal/fnd",
+}
 
 // house is the import table. Arrows point from the line's package to those in `may`.
 var house = map[string]rule{
@@ -57,21 +62,32 @@ var house = map[string]rule{
 	"raftstore/archive/file": {may: []string{"raftstore"}},
 	"raftstore/archive/bolt": {may: []string{"raftstore"}},
 
-	"enclave":                  {may: []string{"enclave/secret"}},
-	"enclave/secret":           {pure: true, random: true},
-	"enclave/ego":              {may: []string{"enclave", "enclave/secret"}},
-	"enclave/tdxguest":         {may: []string{"enclave", "enclave/secret"}},
-	"enclave/sim":              {may: []string{"enclave", "enclave/secret", "attest", "attest/sgx", "attest/tdx"}, sim: true},
-	"enclave/mail":             {may: []string{"enclave/secret"}},
-	"enclave/persist":          {may: []string{"enclave/secret"}},
-	"enclave/functions":        {may: []string{"enclave/secret", "enclave/mail", "enclave/persist", "enclave/functions/engine"}},
-	"enclave/functions/engine": {},
+	"enclave":                        {may: []string{"enclave/secret"}},
+	"enclave/secret":                 {pure: true, random: true},
+	"enclave/ego":                    {may: []string{"enclave", "enclave/secret"}},
+	"enclave/tdxguest":               {may: []string{"enclave", "enclave/secret"}},
+	"enclave/sim":                    {may: []string{"enclave", "enclave/secret", "attest", "attest/sgx", "attest/tdx"}, sim: true},
+	"enclave/mail":                   {may: []string{"enclave/secret"}},
+	"enclave/persist":                {may: []string{"enclave/secret"}},
+	"enclave/persist/persisttest":    {may: []string{"enclave/persist"}},
+	"enclave/functions":              {may: []string{"enclave/secret", "enclave/mail", "enclave/persist", "enclave/functions/engine"}},
+	"enclave/functions/engine":       {may: []string{"enclave/functions/engine/meter"}},
+	"enclave/functions/engine/meter": {},
 
-	"cmd/claviger":         {may: []string{"*"}, sim: true},
-	"cmd/clavigerd":        {may: []string{"*"}},
-	"cmd/claviger-fn":      {may: []string{"*"}},
-	"cmd/clavigerd-sim":    {may: []string{"*"}, sim: true},
-	"cmd/claviger-fn-sim":  {may: []string{"*"}, sim: true},
+	"cmd/internal/config":      {},
+	"cmd/internal/clusterfile": {may: []string{"kds/api"}},
+	"cmd/internal/cli":         {may: []string{"attest", "policy", "kds/api"}},
+	"cmd/internal/daemon":      {may: []string{"*", "cmd/internal/cli", "cmd/internal/config"}},
+	"cmd/internal/kdsd":        {may: []string{"*", "cmd/internal/clusterfile", "cmd/internal/daemon"}},
+	"cmd/internal/fnd":         {may: []string{"*", "cmd/internal/clusterfile", "cmd/internal/daemon"}},
+	"cmd/internal/simworld":    {may: []string{"*"}, sim: true},
+	"cmd/internal/story":       {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
+
+	"cmd/claviger":         {may: append([]string{"*", "cmd/internal/simworld", "cmd/internal/story"}, shared...), sim: true},
+	"cmd/clavigerd":        {may: append([]string{"*"}, shared...)},
+	"cmd/claviger-fn":      {may: append([]string{"*"}, shared...)},
+	"cmd/clavigerd-sim":    {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
+	"cmd/claviger-fn-sim":  {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
 	"cmd/claviger-archive": {may: []string{"raftstore/archive/file", "raftstore/archive/bolt"}},
 	"integration":          {may: []string{"*"}, sim: true},
 }
@@ -127,7 +143,7 @@ func (r rule) refuses(imp string) string {
 			return "the simulators stay out of production code"
 		}
 		return ""
-	case slices.Contains(r.may, own), slices.Contains(r.may, "*") && !strings.HasPrefix(own, "integration"):
+	case slices.Contains(r.may, own), slices.Contains(r.may, "*") && !strings.HasPrefix(own, "integration") && !strings.HasPrefix(own, "cmd/"):
 		return ""
 	}
 	return "the import table has no such arrow"
@@ -284,7 +300,7 @@ func linkedSimulators(deps []string) []string {
 	var found []string
 	for _, dep := range deps {
 		own, _ := strings.CutPrefix(dep, module+"/")
-		if slices.Contains(simulators, own) || strings.HasSuffix(own, "-sim") || strings.HasPrefix(own, "cmd/internal/sim") {
+		if slices.Contains(simulators, own) || strings.HasSuffix(own, "-sim") || strings.HasPrefix(own, "cmd/internal/sim") || own == "cmd/internal/story" {
 			found = append(found, own)
 		}
 	}
@@ -311,6 +327,7 @@ func TestCheckerFails(t *testing.T) {
 		{"simulator in a daemon", source{path: "cmd/clavigerd", imports: []string{own("enclave/sim")}}, "simulators stay out"},
 		{"simulated PKI in a node", source{path: "kds/node", imports: []string{own("attest/simpki")}}, "simulators stay out"},
 		{"simulator in its daemon", source{path: "cmd/clavigerd-sim", imports: []string{own("enclave/sim"), own("kds/node")}}, ""},
+		{"command in a library", source{path: "kds/node", imports: []string{own("cmd/internal/config")}}, "no such arrow"},
 		{"tests are not a library", source{path: "kds/node", imports: []string{own("integration")}}, "no such arrow"},
 		{"pure with http", source{path: "policy", imports: []string{"net/http"}}, "no I/O"},
 		{"pure with os", source{path: "attest/pck", imports: []string{"os"}}, "no I/O"},
