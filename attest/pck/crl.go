@@ -42,6 +42,8 @@ func ParseCRL(raw []byte) (*CRL, error) {
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrCRL, err)
+	case len(list.Raw) != len(der): // the parser stops at the end of the list
+		return nil, fmt.Errorf("%w: %d bytes after it", ErrCRL, len(der)-len(list.Raw))
 	case list.SignatureAlgorithm != x509.ECDSAWithSHA256:
 		return nil, fmt.Errorf("%w: signed with %v", ErrCRL, list.SignatureAlgorithm)
 	case list.Number == nil || list.Number.Sign() < 0:
