@@ -267,6 +267,22 @@ func TestExpiredCollateral(t *testing.T) {
 	}
 }
 
+// Fake clocks start in 2000, and certificates change their encoding of times in 2050.
+func TestOtherTimes(t *testing.T) {
+	for _, year := range []int{2000, 2026, 2049, 2070} {
+		clock := time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)
+		w := sim.NewWorld(seed, func() time.Time { return clock })
+		for range 3 { // at birth, and a year and two later
+			for _, image := range images[:2] {
+				if got := mustVerify(t, w, launch(t, w, "a", image)).Claims().TCB.Status; got != attest.StatusUpToDate {
+					t.Errorf("%s: %s", clock, got)
+				}
+			}
+			clock = clock.AddDate(1, 0, 0)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	w := newWorld()
 	for _, name := range []string{"", strings.Repeat("m", 256)} {
