@@ -175,4 +175,3 @@ func sgxExtension(t testing.TB, edit func(parts, tcb []part) ([]part, []part)) [
 	}
 	return der
 }
-

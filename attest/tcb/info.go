@@ -105,7 +105,10 @@ func parseInfo(v value) (*Info, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	return info, info.sortLevels()
+	if err := info.sortLevels(); err != nil {
+		return nil, err
+	}
+	return info, nil
 }
 
 // sortLevels orders the levels as Intel's library does: by SGX components, then PCESVN, then TDX components, highest first.
