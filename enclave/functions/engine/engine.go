@@ -65,7 +65,7 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	case Compiler:
 		// Depth is counted in WebAssembly frames; a frame takes up to some kilobytes of wazero's native stack, which
 		// ends at 50 MB. The interpreter's own ceiling is 2000 frames.
-		rc, e.maxDepth = wazero.NewRuntimeConfigCompiler(), 10_000
+		rc, e.maxDepth = wazero.NewRuntimeConfigCompiler(), 20_000
 	case Interpreter:
 		rc, e.maxDepth = wazero.NewRuntimeConfigInterpreter(), 1900
 	default:
@@ -140,11 +140,10 @@ func (e *Engine) bootstrap(ctx context.Context, in *instance) (*snapshot, error)
 	if err != nil || uint32(rt) == 0 {
 		return nil, errorOr(err, ErrMemory)
 	}
-	// The allocator's own overhead and the stack stay inside the linear memory, so that the script's limit is met first.
-	if _, err := in.call(ctx, fnSetMemoryLimit, rt, uint64(e.limits.Memory-e.limits.Memory/16-stackSize-4*pageSize)); err != nil {
+	if _, err := in.call(ctx, fnSetMemoryLimit, rt, uint64(e.limits.Memory)); err != nil {
 		return nil, err
 	}
-	if _, err := in.call(ctx, fnSetMaxStackSize, rt, jsStackSize); err != nil {
+	if err := setStackLimit(ctx, in, uint32(rt), low); err != nil {
 		return nil, err
 	}
 	js, err := in.call(ctx, fnNewContext, rt)
@@ -159,6 +158,32 @@ func (e *Engine) bootstrap(ctx context.Context, in *instance) (*snapshot, error)
 		return nil, err
 	}
 	return in.takeSnapshot(env)
+}
+
+// Fields of JSRuntime in the pinned build, in bytes.
+const (
+	runtimeStackSize  = 120
+	runtimeStackTop   = 124
+	runtimeStackLimit = 128
+)
+
+// setStackLimit makes QuickJS throw a RangeError when the stack is nearly used up. Its checks are compiled in, but on
+// WASI JS_SetMaxStackSize sets their limit to zero ("no limit"), so the host writes the field itself. The two fields
+// before it show that the build is laid out as expected.
+func setStackLimit(ctx context.Context, in *instance, rt, low uint32) error {
+	if _, err := in.call(ctx, fnSetMaxStackSize, uint64(rt), jsStackSize); err != nil {
+		return err
+	}
+	size, ok1 := in.mem.ReadUint32Le(rt + runtimeStackSize)
+	top, ok2 := in.mem.ReadUint32Le(rt + runtimeStackTop)
+	limit, ok3 := in.mem.ReadUint32Le(rt + runtimeStackLimit)
+	if !ok1 || !ok2 || !ok3 || size != jsStackSize || top <= low || top > low+stackSize || limit != 0 {
+		return fmt.Errorf("%w: the JavaScript engine's runtime is laid out differently", ErrConfig)
+	}
+	if !in.mem.WriteUint32Le(rt+runtimeStackLimit, low+stackSize-jsStackSize) {
+		return ErrTrap
+	}
+	return nil
 }
 
 func (e *Engine) installPrelude(ctx context.Context, in *instance, env *environment) error {

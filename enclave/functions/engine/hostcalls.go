@@ -363,11 +363,8 @@ func replaceInvalid(b []byte) []byte {
 			out, b = append(out, b[:n]...), b[n:]
 			continue
 		}
-		n := 1
-		for n < len(b) && n < 4 && !utf8.FullRune(b[:n]) && b[n]&0xc0 == 0x80 && !utf8.FullRune(b[:n:n]) {
-			if r, m := utf8.DecodeRune(b[:n+1]); r == utf8.RuneError && m == 1 && utf8.FullRune(b[:n+1]) {
-				break
-			}
+		n := 1 // FullRune is false for a valid but incomplete beginning only
+		for n < len(b) && !utf8.FullRune(b[:n]) && !utf8.FullRune(b[:n+1]) {
 			n++
 		}
 		out, b = utf8.AppendRune(out, utf8.RuneError), b[n:]

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -61,6 +62,7 @@ const (
 	tagObject     = -1
 	tagInt        = 0
 	tagBool       = 1
+	tagNull       = 2
 	tagUndefined  = 3
 	tagException  = 6
 )
@@ -161,12 +163,21 @@ func (in *instance) put(ctx context.Context, b []byte) (uint32, error) {
 // snapshot is everything an instance is, at rest: memory and the mutable globals (package meter makes sure that there
 // is no other state), with the addresses of the few values that Go enters by.
 type snapshot struct {
-	memory   []byte // without trailing zeroes
+	runs     []run // what is not zero, in ascending order
 	pages    uint32
 	sp       uint32
 	stackLow uint32
 	env      environment
 }
+
+// run is a piece of memory that is not all zero.
+type run struct {
+	at   uint32
+	data []byte
+}
+
+// runSize is the granularity of a snapshot, in bytes: much of memory is the unused part of the stack.
+const runSize = 4 << 10
 
 // environment are addresses inside the snapshot's memory.
 type environment struct {
@@ -183,14 +194,27 @@ func (in *instance) takeSnapshot(env environment) (*snapshot, error) {
 	if !ok {
 		return nil, ErrTrap
 	}
-	n := len(view)
-	for n > 0 && view[n-1] == 0 {
-		n--
+	s := &snapshot{pages: pages, sp: uint32(in.sp.Get()), stackLow: uint32(in.stackLow.Get()), env: env}
+	zero := make([]byte, runSize)
+	for at := 0; at < len(view); {
+		end := at
+		for end < len(view) && !bytes.Equal(view[end:end+runSize], zero) {
+			end += runSize
+		}
+		if end > at {
+			s.runs = append(s.runs, run{at: uint32(at), data: bytes.Clone(view[at:end])})
+		}
+		at = end + runSize
 	}
-	return &snapshot{
-		memory: append([]byte(nil), view[:n]...), pages: pages,
-		sp: uint32(in.sp.Get()), stackLow: uint32(in.stackLow.Get()), env: env,
-	}, nil
+	return s, nil
+}
+
+// size is the number of bytes that the snapshot holds.
+func (s *snapshot) size() (n int) {
+	for _, r := range s.runs {
+		n += len(r.data)
+	}
+	return n
 }
 
 // restore makes the instance equal to the snapshot, whatever it was before: every byte of linear memory and every
@@ -205,7 +229,12 @@ func (in *instance) restore(s *snapshot) error {
 	if !ok {
 		return ErrTrap
 	}
-	clear(view[copy(view, s.memory):])
+	at := 0
+	for _, r := range s.runs {
+		clear(view[at:r.at])
+		at = int(r.at) + copy(view[r.at:], r.data)
+	}
+	clear(view[at:])
 	in.sp.Set(uint64(s.sp))
 	in.stackLow.Set(uint64(s.stackLow))
 	in.pages.Set(uint64(s.pages))

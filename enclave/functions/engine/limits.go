@@ -38,8 +38,8 @@ const (
 // The stack of the JavaScript engine in linear memory. QuickJS checks its own limit first and throws a RangeError; what
 // it does not check is stopped by the guard that package meter puts on the stack pointer.
 const (
-	stackSize   = 512 << 10
-	jsStackSize = 384 << 10
+	stackSize   = 1 << 20
+	jsStackSize = 768 << 10
 	redZone     = 256
 )
 

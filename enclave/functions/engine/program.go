@@ -161,7 +161,7 @@ func (p *Program) Exports() []string { return slices.Clone(p.exports) }
 func (p *Program) Logs() []LogLine { return slices.Clone(p.logs) }
 
 // Size is the number of bytes that the program's snapshot occupies.
-func (p *Program) Size() int { return len(p.snap.memory) }
+func (p *Program) Size() int { return p.snap.size() }
 
 // Close gives up the program's idle instances. Calls still running finish.
 func (p *Program) Close(ctx context.Context) {

@@ -208,8 +208,8 @@ func (st *state) explain(ctx context.Context, env *environment, err error) error
 
 // thrown describes a thrown value. Describing may run the script's code (a getter, a proxy), under the same limits.
 func (st *state) thrown(ctx context.Context, env *environment, v value) error {
-	if tagOf(v) != tagObject && int32(v>>32) == tagUninitialized {
-		return ErrTrap
+	if tagOf(v) == tagNull && st.in.denied.Get() != 0 {
+		return ErrMemory // QuickJS throws null when it cannot even allocate the exception
 	}
 	d, err := st.in.callValue(ctx, env, env.describe, v)
 	if err == nil {
@@ -228,8 +228,6 @@ func (st *state) thrown(ctx context.Context, env *environment, v value) error {
 	return err
 }
 
-const tagUninitialized = 4
-
 func (st *state) scriptError(description []byte) error {
 	var d struct{ Name, Message, Stack string }
 	if err := json.Unmarshal(description, &d); err != nil {
@@ -246,7 +244,7 @@ func (st *state) scriptError(description []byte) error {
 	case e.Name == "InternalError" && e.Message == "out of memory":
 		e.cause = ErrMemory
 	case e.Name == "RangeError" && e.Message == "Maximum call stack size exceeded",
-		e.Name == "InternalError" && e.Message == "stack overflow":
+		e.Name == "SyntaxError" && e.Message == "stack overflow": // of a regular expression
 		e.cause = ErrStack
 	}
 	return e
@@ -272,6 +270,9 @@ func (st *state) failure(err error) error {
 	}
 	if errors.As(err, &script) {
 		return err
+	}
+	if st.in.denied.Get() != 0 {
+		return ErrMemory // the engine does not survive every failed allocation
 	}
 	return ErrTrap
 }

@@ -96,6 +96,13 @@ func (w *rewriter) expression(out []byte, r *reader, counted bool) ([]byte, erro
 			r.byte()
 			out = appendU32(append(out, opCall), w.fnGrow)
 			continue
+		case opGlobalSet:
+			index := r.u32()
+			out = appendU32(append(out, opGlobalSet), index)
+			if index == 0 {
+				out = w.guardStack(out)
+			}
+			continue
 		case opReturn:
 			if counted {
 				out = w.leave(out)
@@ -107,11 +114,8 @@ func (w *rewriter) expression(out []byte, r *reader, counted bool) ([]byte, erro
 		}
 		r.skipImmediates(op)
 		out = append(out, r.b[start:r.pos]...)
-		switch {
-		case op == opLoop:
+		if op == opLoop {
 			out = w.charge(out, 1)
-		case op == opGlobalSet && r.b[start+1] == 0:
-			out = w.guardStack(out)
 		}
 	}
 	return out, r.err
