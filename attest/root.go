@@ -55,7 +55,7 @@ func (r Root) ID() [32]byte {
 
 // usable reports whether the key is a point on P-256.
 func (r Root) usable() bool {
-	if r.Key == nil || r.Key.Curve != elliptic.P256() {
+	if r.Key == nil || r.Key.Curve != elliptic.P256() || r.Key.X == nil || r.Key.Y == nil {
 		return false
 	}
 	_, err := r.Key.Bytes() // refuses points that are not on the curve

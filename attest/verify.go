@@ -63,7 +63,7 @@ func WithGrace(d time.Duration) Option {
 // genuine quote with a bad TCB status is not an error: the status is a claim, and policy decides.
 func (v *Verifier) Verify(q *Quote, c *Collateral, now time.Time, opts ...Option) (*Verified, error) {
 	if v == nil || !v.root.usable() {
-		return nil, ErrConfig
+		return nil, refuse(StageParse, "make the verifier with NewVerifier", ErrConfig)
 	}
 	if q == nil || (q.sgx == nil) == (q.tdx == nil) || c == nil || now.IsZero() {
 		return nil, refuse(StageParse, "pass a parsed quote, collateral and the time", ErrInput)
@@ -73,7 +73,9 @@ func (v *Verifier) Verify(q *Quote, c *Collateral, now time.Time, opts ...Option
 	}
 	var o options
 	for _, opt := range opts {
-		opt(&o)
+		if opt != nil {
+			opt(&o)
+		}
 	}
 	// 1. chain: the PCK certificate is genuine, so its key and its SVNs count.
 	chain, err := v.verifyChain(q, now)
