@@ -1,0 +1,193 @@
+package kds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
+	"github.com/claviger/claviger/policy"
+)
+
+// Replica is the replicated log as the service needs it. Its errors are
+// *NotLeaderError, ErrNoQuorum, those of the context, or others, which count
+// as internal; an adapter translates.
+type Replica interface {
+	// Propose commits entry and applies it to the Machine. It returns the
+	// index and what Machine.Apply returned. On an error the entry may or may
+	// not have been committed.
+	Propose(ctx context.Context, entry []byte) (index uint64, result any, err error)
+	// SafeRead returns nil once this node has proved, by answers newer than
+	// the call, that it leads, and has applied all that was committed before.
+	SafeRead(ctx context.Context) error
+}
+
+// CollateralSource fetches collateral for a raw quote. What it returns is
+// verified like anybody's.
+type CollateralSource interface {
+	Collateral(ctx context.Context, quote []byte) (*attest.Collateral, error)
+}
+
+// Peers is what the replication knows of its servers.
+type Peers struct {
+	Leader api.ID   // zero if unknown
+	Voters []api.ID // of the latest configuration
+}
+
+// Errors of a Replica.
+var ErrNoQuorum = errors.New("kds: too few nodes answer")
+
+// NotLeaderError says that another node leads.
+type NotLeaderError struct {
+	Leader  api.ID // zero if unknown
+	APIAddr string // may be empty: the service then looks up the member's address
+}
+
+// Error names the leader if it is known.
+func (e *NotLeaderError) Error() string {
+	if e.Leader.IsZero() {
+		return "kds: this node does not lead and knows no leader"
+	}
+	return fmt.Sprintf("kds: node %s leads", e.Leader)
+}
+
+// ErrConfig says that a Service cannot be made of a Config.
+var ErrConfig = errors.New("kds: configuration refused")
+
+// Config is what a Service is made of. Replica, Machine, Verifier, Secrets
+// and Clock are required.
+type Config struct {
+	Replica    Replica
+	Machine    *state.Machine        // the machine that Replica applies to
+	Verifier   *attest.Verifier      // its root must be the one of the genesis manifest
+	Secrets    *Secrets              // of the cluster that Machine holds
+	Collateral CollateralSource      // nil: only evidence and the replicated set supply collateral
+	Clock      func() time.Time      // local clock; never moves the time floor
+	Peers      func() Peers          // nil: Cluster shows no voters and no leader
+	Logger     *slog.Logger          // nil: silent
+	Registerer prometheus.Registerer // nil: metrics are not exported
+}
+
+// Service answers the requests of kds/api. It is safe for concurrent use.
+type Service struct {
+	Config
+	metrics *metrics
+	founded atomic.Pointer[founded]
+	fetcher fetcher
+}
+
+// founded is what a service has checked about the cluster it serves.
+type founded struct {
+	clusterID api.ID
+	manifest  *api.Manifest
+}
+
+// New returns a service, or ErrConfig.
+func New(c Config) (*Service, error) {
+	if c.Replica == nil || c.Machine == nil || c.Verifier == nil || c.Secrets == nil || c.Clock == nil {
+		return nil, fmt.Errorf("%w: Replica, Machine, Verifier, Secrets and Clock are required", ErrConfig)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Peers == nil {
+		c.Peers = func() Peers { return Peers{} }
+	}
+	m, err := newMetrics(c.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	return &Service{Config: c, metrics: m}, nil
+}
+
+// ErrNotFounded says that the node has not yet applied the genesis entry.
+var ErrNotFounded = errors.New("kds: this node has not joined a cluster yet")
+
+// ErrMismatch says that the node was put together wrongly: the cluster has
+// another root of trust or identity key than the verifier or the secrets.
+var ErrMismatch = errors.New("kds: node and cluster do not belong together")
+
+// cluster returns the state and the manifest of a cluster this service may
+// serve. It refuses a halted machine, one without a cluster, and a cluster of
+// another root of trust or identity key.
+func (s *Service) cluster() (state.View, *api.Manifest, error) {
+	if err := s.Machine.Halted(); err != nil {
+		return state.View{}, nil, err
+	}
+	view := s.Machine.View()
+	if view.ClusterID.IsZero() {
+		return state.View{}, nil, ErrNotFounded
+	}
+	if f := s.founded.Load(); f != nil && f.clusterID == view.ClusterID {
+		return view, f.manifest, nil
+	}
+	manifest, err := api.ParseManifest(view.Manifest)
+	if err != nil {
+		return state.View{}, nil, err
+	}
+	root := s.Verifier.Root()
+	switch {
+	case manifest.Root.ID != root.ID() || manifest.Root.Simulated != root.Simulated:
+		return state.View{}, nil, fmt.Errorf("%w: the manifest names another root of trust than the verifier's", ErrMismatch)
+	case !s.Secrets.Identity().Public().Equal(publicKey(view.IdentityKey)):
+		return state.View{}, nil, fmt.Errorf("%w: the identity key is another cluster's", ErrMismatch)
+	}
+	for _, text := range manifest.NodePolicy {
+		if c, err := policy.ParseConstraint(text); err != nil || c.String() != text {
+			return state.View{}, nil, fmt.Errorf("%w: node policy constraint %.60q is not canonical", ErrMismatch, text)
+		}
+	}
+	s.founded.Store(&founded{view.ClusterID, manifest})
+	return view, manifest, nil
+}
+
+// now is the instant that decisions are made for: the local clock, but never
+// before the latest signed time the cluster has seen.
+func (s *Service) now(view state.View) time.Time {
+	now := s.Clock().UTC()
+	if view.TimeFloor.After(now) {
+		return view.TimeFloor
+	}
+	return now
+}
+
+// Cluster describes the cluster as this node knows it. It needs no quorum, so
+// that clients find the leader from any node; everything in it that matters
+// is signed or hashed into the cluster id.
+func (s *Service) Cluster(context.Context) (api.Cluster, error) {
+	c, err := s.describe()
+	return c, s.finish("cluster", err)
+}
+
+func (s *Service) describe() (api.Cluster, error) {
+	view, _, err := s.cluster()
+	if err != nil {
+		return api.Cluster{}, err
+	}
+	signature, err := api.SignCheckpoint(s.Secrets.Identity(), view.ClusterID, view.Epoch, view.Log.Size, view.Log.Root)
+	if err != nil {
+		return api.Cluster{}, err
+	}
+	peers := s.Peers()
+	c := api.Cluster{
+		ClusterID: view.ClusterID, Epoch: view.Epoch, Generation: view.Generation, NodePolicy: view.NodePolicy,
+		Manifest: view.Manifest, IdentityKey: view.IdentityKey, LogSize: view.Log.Size, LogRoot: view.Log.Root,
+		Checkpoint: signature, Members: make([]api.Member, 0, len(view.Members)),
+	}
+	for _, m := range view.Members {
+		id := api.ID(m.ServerID)
+		c.Members = append(c.Members, api.Member{
+			Slot: m.Slot, Incarnation: m.Incarnation, ServerID: id, APIAddr: m.APIAddr,
+			Voter: slices.Contains(peers.Voters, id), Leader: id == peers.Leader && !id.IsZero(),
+		})
+	}
+	return c, nil
+}
