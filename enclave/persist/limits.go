@@ -4,11 +4,11 @@ import "fmt"
 
 // Hard limits, which are also the defaults of [Limits].
 const (
-	MaxKey   = 1 << 10   // bytes in a key; at least one
-	MaxValue = 1 << 20   // bytes in a value; none is fine
-	MaxTxn   = 16 << 20  // encoded bytes in one transaction
-	MaxStore = 256 << 20 // accounted bytes in one store, all of it held in memory
-	maxName  = 128       // characters in a store's name
+	MaxKey   = 1<<10 + 64 // bytes in a key, at least one: 1 KiB and a prefix of the user's own
+	MaxValue = 1 << 20    // bytes in a value; none is fine
+	MaxTxn   = 16 << 20   // encoded bytes in one transaction
+	MaxStore = 256 << 20  // accounted bytes in one store, all of it held in memory
+	maxName  = 128        // characters in a store's name
 
 	entryCost = 96 // accounted per entry beside its key and value
 )

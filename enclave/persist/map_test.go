@@ -304,6 +304,15 @@ func TestScan(t *testing.T) {
 				t.Errorf("scan: %s, want %s", c.got, c.want)
 			}
 		}
+		if got := keys(func(yield func(k, v []byte) bool) {
+			for k := range tx.Keys([]byte("a/")) {
+				if !yield(k, nil) {
+					return
+				}
+			}
+		}); got != `"a/1" "a/2" ` {
+			t.Errorf("keys: %s", got)
+		}
 		n := 0
 		for k := range tx.Prefix(nil) { // a loop that deletes what it walks over
 			n++

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 )
 
 // Tx is one transaction. It is used by one goroutine and ends with the function
@@ -230,6 +231,23 @@ func (tx *Tx) Scan(from, to []byte) iter.Seq2[[]byte, []byte] {
 // Prefix yields copies of the entries whose keys begin with prefix, as Scan does.
 func (tx *Tx) Prefix(prefix []byte) iter.Seq2[[]byte, []byte] {
 	return tx.Scan(prefix, prefixEnd(prefix))
+}
+
+// Keys yields the keys that begin with prefix in ascending order, as Prefix does,
+// without copying the values.
+func (tx *Tx) Keys(prefix []byte) iter.Seq[[]byte] {
+	return func(yield func(key []byte) bool) {
+		if tx.done {
+			return
+		}
+		t := tx.tree
+		if tx.write {
+			t = t.Clone()
+		}
+		t.AscendGreaterOrEqual(entry{key: string(prefix)}, func(e entry) bool {
+			return strings.HasPrefix(e.key, string(prefix)) && yield([]byte(e.key))
+		})
+	}
 }
 
 // prefixEnd returns the least key greater than all keys with the prefix, or nil

@@ -1,0 +1,242 @@
+package functions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/claviger/claviger/enclave/persist"
+	"github.com/claviger/claviger/enclave/secret"
+)
+
+// Keys of a project's store. The functions' own keys all have the prefix user, so
+// no key of theirs is one of the host's.
+const (
+	keyDeployment = "s/deployment"
+	keyCode       = "s/code"
+	prefixUser    = "u/"
+)
+
+// project is one open project. Lock order: Host.mu before project.mu.
+type project struct {
+	host *Host
+	id   ProjectID
+	uses int    // calls and deployments under way; guarded by Host.mu
+	last uint64 // Host.clock at the last use; guarded by Host.mu
+
+	mu      sync.Mutex // guards the rest, and held while opening and deploying
+	store   *persist.Map
+	current *deployed
+
+	keyMu sync.Mutex // guards key; a running call takes it, so never under mu
+	key   secret.Key // of the functions; zero until one asks
+}
+
+// deployed is a verified deployment with its loaded code. project.mu guards the
+// last two: the program is closed when it is retired and its last call has ended.
+type deployed struct {
+	Deployment
+	program Program
+	calls   int
+	retired bool
+}
+
+func (d *deployed) retire() {
+	if d == nil {
+		return
+	}
+	d.retired = true
+	if d.calls == 0 {
+		d.program.Close(context.Background())
+	}
+}
+
+// done ends a call that inForce began.
+func (p *project) done(d *deployed) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d.calls--
+	if d.retired {
+		d.retire()
+	}
+}
+
+// acquire returns a project for one use and the function that ends the use.
+func (h *Host) acquire(id ProjectID) (*project, func(), error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, nil, errClosed
+	}
+	p := h.projects[id]
+	if p == nil {
+		if !h.makeRoom() {
+			return nil, nil, errBusy
+		}
+		p = &project{host: h, id: id}
+		h.projects[id] = p
+	}
+	h.clock++
+	p.uses, p.last = p.uses+1, h.clock
+	return p, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		p.uses--
+	}, nil
+}
+
+var errBusy = errors.New("functions: too many projects are in use")
+
+// makeRoom closes the project that was not in use for longest, if there are too
+// many. The caller holds h.mu.
+func (h *Host) makeRoom() bool {
+	if len(h.projects) < h.cfg.MaxProjects {
+		return true
+	}
+	var idle *project
+	for _, p := range h.projects {
+		if p.uses == 0 && (idle == nil || p.last < idle.last) {
+			idle = p
+		}
+	}
+	if idle == nil {
+		return false
+	}
+	delete(h.projects, idle.id)
+	if err := idle.close(); err != nil {
+		h.cfg.Logger.Warn("closing an idle project", "project", idle.id.String(), "error", err)
+	}
+	return true
+}
+
+// close closes the store; the next use opens it again.
+func (p *project) close() error { return p.closeStore(nil) }
+
+// closeStore closes the store, or with only set, the store if it still is that
+// one. It waits for the store's writer without p.mu, which others need meanwhile.
+func (p *project) closeStore(only *persist.Map) error {
+	p.mu.Lock()
+	store, current := p.store, p.current
+	if store == nil || only != nil && store != only {
+		p.mu.Unlock()
+		return nil
+	}
+	p.store, p.current = nil, nil
+	current.retire()
+	p.mu.Unlock()
+	return store.Close()
+}
+
+// inForce returns the project's store and what is deployed in it, for one call
+// that ends with done.
+func (p *project) inForce(ctx context.Context) (*persist.Map, *deployed, *CallError) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.open(ctx, false); err != nil {
+		return nil, nil, p.storeRefusal(err)
+	}
+	if p.current == nil {
+		return nil, nil, refuse(CodeProjectNotFound, "deploy the project first")
+	}
+	p.current.calls++
+	return p.store, p.current, nil
+}
+
+func (p *project) storeName() string { return "project-" + p.id.String() }
+
+// open opens the store, unless it is open, and loads what is deployed. With create
+// it makes a store that does not exist. The caller holds p.mu.
+func (p *project) open(ctx context.Context, create bool) error {
+	if p.store != nil {
+		return nil
+	}
+	cfg := &p.host.cfg
+	// The key service is not asked on behalf of a project that is not there.
+	if ok, err := persist.Exists(cfg.Files, p.storeName()); err != nil || !ok && !create {
+		return errors.Join(persist.ErrNotFound, err)
+	}
+	key, err := cfg.Keys.Key(ctx, "functions/store/"+p.id.String(), "aes-256")
+	if err != nil {
+		return fmt.Errorf("functions: getting the store's key: %w", err)
+	}
+	defer key.Destroy()
+	o := persist.Options{
+		Files: cfg.Files, Name: p.storeName(), Key: key, NoFreshnessUnsafe: cfg.NoFreshnessUnsafe,
+		Limits: persist.Limits{Store: cfg.ProjectBytes},
+	}
+	if cfg.Registers != nil {
+		o.Register = cfg.Registers(p.id)
+	}
+	store, err := persist.Open(ctx, o)
+	if create && errors.Is(err, persist.ErrNotFound) {
+		store, err = persist.Create(ctx, o)
+	}
+	if err != nil {
+		return err
+	}
+	current, err := p.load(ctx, store)
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	p.store, p.current = store, current
+	return nil
+}
+
+// load reads and verifies the stored deployment and loads its code; nil when
+// nothing is deployed.
+func (p *project) load(ctx context.Context, store *persist.Map) (*deployed, error) {
+	var raw, code []byte
+	err := store.View(ctx, func(tx *persist.Tx) (err error) {
+		if raw, _, err = tx.Get([]byte(keyDeployment)); err != nil {
+			return err
+		}
+		code, _, err = tx.Get([]byte(keyCode))
+		return err
+	})
+	if err != nil || raw == nil {
+		return nil, err
+	}
+	d, err := decode[Deployment](raw)
+	if err != nil {
+		return nil, fmt.Errorf("functions: the stored deployment: %w", err)
+	}
+	if refused := d.verify(p.id, p.host.cfg.Runtime, code); refused != nil {
+		return nil, fmt.Errorf("functions: the stored deployment: %w", refused)
+	}
+	program, err := p.host.cfg.Runner.Load(ctx, code)
+	if err != nil {
+		return nil, fmt.Errorf("functions: loading the stored deployment: %w", err)
+	}
+	return &deployed{Deployment: d, program: program}, nil
+}
+
+// storeRefusal says to the caller what became of the store. The texts of the
+// errors name sizes and versions, never contents.
+func (p *project) storeRefusal(err error) *CallError {
+	switch {
+	case errors.Is(err, persist.ErrNotFound):
+		return refuse(CodeProjectNotFound, "this runtime's host has no files of project %s", p.id)
+	case errors.Is(err, persist.ErrRolledBack), errors.Is(err, persist.ErrConflict):
+		return refuse(CodeStorageRolledBack, "%v", err)
+	case errors.Is(err, persist.ErrTooLarge):
+		return refuse(CodeStorageFull, "%v", err)
+	}
+	p.host.cfg.Logger.Warn("a project's store", "project", p.id.String(), "error", err)
+	return refuse(CodeStorage, "%v", err)
+}
+
+// projectKey returns the key that the project's functions share.
+func (p *project) projectKey(ctx context.Context) (secret.Key, error) {
+	p.keyMu.Lock()
+	defer p.keyMu.Unlock()
+	if !p.key.IsZero() {
+		return p.key, nil
+	}
+	key, err := p.host.cfg.Keys.Key(ctx, "functions/project/"+p.id.String(), "raw/32")
+	if err != nil {
+		return secret.Key{}, fmt.Errorf("functions: getting the project's key: %w", err)
+	}
+	p.key = key
+	return key, nil
+}
