@@ -136,6 +136,7 @@ func (e *Engine) bootstrap(ctx context.Context, in *instance) (*snapshot, error)
 	low := uint32(block)
 	in.sp.Set(uint64((low + stackSize) &^ 15))
 	in.stackLow.Set(uint64(low + redZone))
+	in.stackSize.Set(stackSize - redZone)
 	rt, err := in.call(ctx, fnNewRuntime)
 	if err != nil || uint32(rt) == 0 {
 		return nil, errorOr(err, ErrMemory)

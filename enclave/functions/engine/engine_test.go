@@ -71,7 +71,7 @@ func (h *testHost) Now() time.Time {
 }
 
 var sharedEngine = sync.OnceValues(func() (*Engine, error) {
-	return New(context.Background(), Config{Mode: Compiler, Limits: Limits{Deadline: 2 * time.Second}, Concurrency: 8})
+	return New(context.Background(), Config{Mode: Compiler, Limits: Limits{Memory: 32 << 20, Deadline: 2 * time.Second}, Concurrency: 8})
 })
 
 // engineFor returns the engine that all tests share: compiling it takes most of a second.

@@ -85,7 +85,7 @@ type instance struct {
 	// the engine have a second set. A third level cannot occur: those calls never run script code.
 	fns, nested [fnCount]api.Function
 
-	sp, stackLow, fuel, depth, maxDepth, pages, maxPages, denied api.MutableGlobal
+	sp, stackLow, stackSize, fuel, depth, maxDepth, pages, maxPages, denied api.MutableGlobal
 }
 
 func (e *Engine) newInstance(ctx context.Context) (*instance, error) {
@@ -101,7 +101,8 @@ func (e *Engine) newInstance(ctx context.Context) (*instance, error) {
 		}
 	}
 	for name, g := range map[string]*api.MutableGlobal{
-		meter.GlobalStackPointer: &in.sp, meter.GlobalStackLow: &in.stackLow, meter.GlobalFuel: &in.fuel,
+		meter.GlobalStackPointer: &in.sp, meter.GlobalStackLow: &in.stackLow,
+		meter.GlobalStackSize: &in.stackSize, meter.GlobalFuel: &in.fuel,
 		meter.GlobalDepth: &in.depth, meter.GlobalMaxDepth: &in.maxDepth, meter.GlobalPages: &in.pages,
 		meter.GlobalMaxPages: &in.maxPages, meter.GlobalDenied: &in.denied,
 	} {
@@ -237,6 +238,7 @@ func (in *instance) restore(s *snapshot) error {
 	clear(view[at:])
 	in.sp.Set(uint64(s.sp))
 	in.stackLow.Set(uint64(s.stackLow))
+	in.stackSize.Set(stackSize - redZone)
 	in.pages.Set(uint64(s.pages))
 	in.depth.Set(0)
 	in.denied.Set(0)

@@ -200,7 +200,8 @@
 	};
 	const mac = (algorithm, key, usage, data) => {
 		if (algorithmName(algorithm) !== 'HMAC') throw dom('want HMAC', 'NotSupportedError');
-		return call(HMAC, hashOf(key.algorithm.hash), keyFor(key, 'HMAC', usage), bytes(data));
+		const raw = keyFor(key, 'HMAC', usage);
+		return call(HMAC, hashOf(key.algorithm.hash), raw, bytes(data));
 	};
 	const subtle = create(Object.prototype);
 	hide(subtle, {

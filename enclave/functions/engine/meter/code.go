@@ -21,6 +21,7 @@ type rewriter struct {
 	gDepth       uint32
 	gMaxDepth    uint32
 	gStackLow    uint32
+	gStackSize   uint32
 	gPages       uint32
 	gMaxPages    uint32
 	gDenied      uint32
@@ -150,12 +151,14 @@ func (w *rewriter) leave(out []byte) []byte {
 	return appendU32(append(out, opGlobalSet), w.gDepth)
 }
 
-// guardStack emits: if sp < stackLow { trap(stack) }. The limit includes LLVM's red zone of 128 bytes, which a leaf
-// function may use below the stack pointer without moving it.
+// guardStack emits: if sp - stackLow > stackSize (unsigned) { trap(stack) }. One comparison finds a pointer below the
+// stack and one that a large frame (alloca) moved past address zero, which wraps. The host's limit leaves room for LLVM's
+// red zone of 128 bytes, which a leaf function may use below the stack pointer without moving it.
 func (w *rewriter) guardStack(out []byte) []byte {
 	out = append(out, opGlobalGet, 0)
 	out = appendU32(append(out, opGlobalGet), w.gStackLow)
-	return w.trapIf(append(out, opI32LtU), TrapStack)
+	out = appendU32(append(out, opI32Sub, opGlobalGet), w.gStackSize)
+	return w.trapIf(append(out, opI32GtU), TrapStack)
 }
 
 func (w *rewriter) trapIf(out []byte, code Trap) []byte {

@@ -13,14 +13,15 @@ const (
 
 // Names of the exported globals, beside those of the module. All are mutable.
 const (
-	GlobalStackPointer = "claviger.sp"        // i32: the module's own stack pointer
-	GlobalStackLow     = "claviger.stack_low" // i32: below it a write of the stack pointer traps; starts at 0
-	GlobalFuel         = "claviger.fuel"      // i64: starts at 0
-	GlobalDepth        = "claviger.depth"     // i32: present nesting
-	GlobalMaxDepth     = "claviger.max_depth" // i32: starts at 0, so nothing runs before it is set
-	GlobalPages        = "claviger.pages"     // i32: what memory.size answers, in pages of 64 KiB
-	GlobalMaxPages     = "claviger.max_pages" // i32: memory.grow beyond it answers -1
-	GlobalDenied       = "claviger.denied"    // i32: 1 once a growth was refused
+	GlobalStackPointer = "claviger.sp"         // i32: the module's own stack pointer
+	GlobalStackLow     = "claviger.stack_low"  // i32: a write of the stack pointer below it traps; starts at 0
+	GlobalStackSize    = "claviger.stack_size" // i32: and so does one beyond stack_low + stack_size; starts at 2³²-1
+	GlobalFuel         = "claviger.fuel"       // i64: starts at 0
+	GlobalDepth        = "claviger.depth"      // i32: present nesting
+	GlobalMaxDepth     = "claviger.max_depth"  // i32: starts at 0, so nothing runs before it is set
+	GlobalPages        = "claviger.pages"      // i32: what memory.size answers, in pages of 64 KiB
+	GlobalMaxPages     = "claviger.max_pages"  // i32: memory.grow beyond it answers -1
+	GlobalDenied       = "claviger.denied"     // i32: 1 once a growth was refused
 )
 
 // Trap is the code that the trap import receives.
@@ -51,7 +52,7 @@ func Rewrite(wasm []byte) (*Result, error) {
 		fnRefuel: m.imports, fnTrap: m.imports + 1,
 		fnGrow:    m.imports + added + m.functions,
 		gStackLow: m.globals, gFuel: m.globals + 1, gDepth: m.globals + 2, gMaxDepth: m.globals + 3,
-		gPages: m.globals + 4, gMaxPages: m.globals + 5, gDenied: m.globals + 6,
+		gPages: m.globals + 4, gMaxPages: m.globals + 5, gDenied: m.globals + 6, gStackSize: m.globals + 7,
 	}
 	out := append([]byte(nil), magic...)
 	for id := byte(secType); id < secCount; id++ {
@@ -90,7 +91,7 @@ func (m *module) section(id byte, w *rewriter) ([]byte, error) {
 		b := []byte{1, 0x70, 1}
 		return appendU32(appendU32(b, m.tableMin+1), m.tableMin+1), nil
 	case secGlobal:
-		return extend(raw, 7, m.newGlobals())
+		return extend(raw, 8, m.newGlobals())
 	case secExport:
 		return m.exports(w)
 	case secElement:
@@ -113,13 +114,15 @@ func extend(raw []byte, n uint32, entries []byte) ([]byte, error) {
 
 func (m *module) newGlobals() []byte {
 	var b []byte
-	for i := range 7 {
+	for i := range 8 {
 		switch i {
 		case 1: // fuel
 			b = append(b, typeI64, 1, opI64Const, 0, opEnd)
 		case 4: // pages
 			b = append(b, typeI32, 1, opI32Const)
 			b = append(appendS64(b, int64(m.memoryMin)), opEnd)
+		case 7: // stack size
+			b = append(b, typeI32, 1, opI32Const, 0x7f, opEnd)
 		default:
 			b = append(b, typeI32, 1, opI32Const, 0, opEnd)
 		}
@@ -146,7 +149,7 @@ func (m *module) exports(w *rewriter) ([]byte, error) {
 		name  string
 		index uint32
 	}{
-		{GlobalStackPointer, 0}, {GlobalStackLow, w.gStackLow}, {GlobalFuel, w.gFuel}, {GlobalDepth, w.gDepth},
+		{GlobalStackPointer, 0}, {GlobalStackLow, w.gStackLow}, {GlobalStackSize, w.gStackSize}, {GlobalFuel, w.gFuel}, {GlobalDepth, w.gDepth},
 		{GlobalMaxDepth, w.gMaxDepth}, {GlobalPages, w.gPages}, {GlobalMaxPages, w.gMaxPages}, {GlobalDenied, w.gDenied},
 	}
 	for _, g := range added {

@@ -51,7 +51,15 @@ func parseModule(wasm []byte) (*module, error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	return m, m.outline()
+	for id := range m.sections {
+		if m.sections[id] == nil && id != secCustom && id != secStart {
+			m.sections[id] = []byte{0} // an absent section is an empty vector
+		}
+	}
+	if err := m.outline(); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // outline reads the counts and checks the assumptions that the rewriting rests on.
