@@ -2,7 +2,6 @@ package attest
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/claviger/claviger/attest/pck"
@@ -125,20 +124,7 @@ func report(c *Collateral, l revocationLists, d documents) *CollateralReport {
 	if d.info.ID == tcb.TDX {
 		r.TEE = TDX
 	}
-	r.Set = CollateralClaims{
-		EarliestExpiry: slices.MinFunc([]time.Time{
-			d.info.NextUpdate, d.identity.NextUpdate, l.root.NextUpdate(), l.pck.NextUpdate(), l.issuer.NotAfter(), d.signing.NotAfter(),
-		}, time.Time.Compare).UTC(),
-		LatestIssue: slices.MaxFunc([]time.Time{
-			d.info.IssueDate, d.identity.IssueDate, l.root.ThisUpdate(), l.pck.ThisUpdate(),
-		}, time.Time.Compare).UTC(),
-		TCBInfoIssueDate:    d.info.IssueDate,
-		QEIdentityIssueDate: d.identity.IssueDate,
-		TCBEvaluation:       d.info.EvaluationNumber,
-		QEEvaluation:        d.identity.EvaluationNumber,
-		RootCRLNumber:       l.root.Number().String(),
-		PCKCRLNumber:        l.pck.Number().String(),
-		Hash:                c.Hash(),
-	}
+	set := collateralSet{documents: d, rootCRL: l.root, pckCRL: l.pck}
+	r.Set = set.claims(l.issuer.NotAfter(), c.Hash())
 	return r
 }

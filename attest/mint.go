@@ -19,7 +19,7 @@ func (v *Verifier) claims(q *Quote, chain *pck.Chain, set *collateralSet, result
 		ReportData:   q.ReportData(),
 		Platform:     platform(chain),
 		TCB:          tcbClaims(result, set.info.EvaluationNumber),
-		Collateral:   set.claims(chain, c.Hash()),
+		Collateral:   set.claims(chain.NotAfter(), c.Hash()),
 	}
 	if q.tdx != nil {
 		claims.TDX, claims.Debug = tdxClaims(q.tdx), q.tdx.Body.Debug()
@@ -62,10 +62,11 @@ func tcbClaims(r tcb.Result, evaluation int) TCBClaims {
 	return c
 }
 
-func (s *collateralSet) claims(chain *pck.Chain, hash [32]byte) CollateralClaims {
+// claims describes a verified set; chainEnd is the end of validity of the chain that the PCK revocation list belongs to.
+func (s *collateralSet) claims(chainEnd time.Time, hash [32]byte) CollateralClaims {
 	return CollateralClaims{
 		EarliestExpiry: slices.MinFunc([]time.Time{
-			s.info.NextUpdate, s.identity.NextUpdate, s.rootCRL.NextUpdate(), s.pckCRL.NextUpdate(), chain.NotAfter(), s.signing.NotAfter(),
+			s.info.NextUpdate, s.identity.NextUpdate, s.rootCRL.NextUpdate(), s.pckCRL.NextUpdate(), chainEnd, s.signing.NotAfter(),
 		}, time.Time.Compare).UTC(),
 		LatestIssue: slices.MaxFunc([]time.Time{
 			s.info.IssueDate, s.identity.IssueDate, s.rootCRL.ThisUpdate(), s.pckCRL.ThisUpdate(),

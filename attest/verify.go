@@ -62,14 +62,8 @@ func WithGrace(d time.Duration) Option {
 // The steps run in this order, each named as the Stage of an *Error: chain, revocation, collateral, qe, signature, tcb. A
 // genuine quote with a bad TCB status is not an error: the status is a claim, and policy decides.
 func (v *Verifier) Verify(q *Quote, c *Collateral, now time.Time, opts ...Option) (*Verified, error) {
-	if v == nil || !v.root.usable() {
-		return nil, refuse(StageParse, "make the verifier with NewVerifier", ErrConfig)
-	}
-	if q == nil || (q.sgx == nil) == (q.tdx == nil) || c == nil || now.IsZero() {
-		return nil, refuse(StageParse, "pass a parsed quote, collateral and the time", ErrInput)
-	}
-	if err := c.check(); err != nil {
-		return nil, refuse(StageParse, "fetch the collateral again", fmt.Errorf("%w: %w", ErrBundle, err))
+	if err := v.checkInput(q, c, now); err != nil {
+		return nil, err
 	}
 	var o options
 	for _, opt := range opts {
@@ -108,6 +102,20 @@ func (v *Verifier) Verify(q *Quote, c *Collateral, now time.Time, opts ...Option
 	return &Verified{claims: v.claims(q, chain, set, result, c)}, nil
 }
 
+// checkInput refuses what Verify cannot work with.
+func (v *Verifier) checkInput(q *Quote, c *Collateral, now time.Time) error {
+	if v == nil || !v.root.usable() {
+		return refuse(StageParse, "make the verifier with NewVerifier", ErrConfig)
+	}
+	if q == nil || (q.sgx == nil) == (q.tdx == nil) || c == nil || now.IsZero() {
+		return refuse(StageParse, "pass a parsed quote, collateral and the time", ErrInput)
+	}
+	if err := c.check(); err != nil {
+		return refuse(StageParse, "fetch the collateral again", fmt.Errorf("%w: %w", ErrBundle, err))
+	}
+	return nil
+}
+
 // verifyChain parses and verifies the PCK chain inside the quote.
 func (v *Verifier) verifyChain(q *Quote, now time.Time) (*pck.Chain, error) {
 	const hint = "the quote must carry the PCK chain of a platform under the configured root, valid at the given time"
@@ -124,44 +132,26 @@ func (v *Verifier) verifyChain(q *Quote, now time.Time) (*pck.Chain, error) {
 // collateralSet is verified collateral. It does not depend on the quote, and its signatures need no second look; a cache
 // of it would have to check times and revocation again.
 type collateralSet struct {
-	signing         *pck.SigningChain
+	documents
 	rootCRL, pckCRL *pck.CRL
-	info            *tcb.Info
-	identity        *tcb.Identity
 }
 
 // verifyCollateral verifies the five parts, and that neither the chain nor the signer of the collateral is revoked.
 func (v *Verifier) verifyCollateral(c *Collateral, chain *pck.Chain, now time.Time, grace time.Duration) (*collateralSet, error) {
+	const hint = "fetch both revocation lists again; if the platform is revoked, move the enclave"
 	var s collateralSet
 	var err error
-	const crlHint = "fetch both revocation lists again; if the platform is revoked, move the enclave"
 	if s.rootCRL, err = pck.ParseCRL(c.RootCRL); err != nil {
-		return nil, refuse(StageRevocation, crlHint, err)
+		return nil, refuse(StageRevocation, hint, err)
 	}
 	if s.pckCRL, err = pck.ParseCRL(c.PCKCRL); err != nil {
-		return nil, refuse(StageRevocation, crlHint, err)
+		return nil, refuse(StageRevocation, hint, err)
 	}
 	if err := chain.CheckRevocation(s.rootCRL, s.pckCRL, now, grace); err != nil {
-		return nil, refuse(StageRevocation, crlHint, err)
+		return nil, refuse(StageRevocation, hint, err)
 	}
-	const hint = "fetch the collateral again, and keep the bytes as they were served"
-	if s.signing, err = pck.ParseSigningChain(c.TCBSigningChain); err != nil {
-		return nil, refuse(StageCollateral, hint, err)
-	}
-	if err := s.signing.Verify(v.root.Key, s.rootCRL, now, grace); err != nil {
-		return nil, refuse(StageCollateral, hint, err)
-	}
-	if s.info, err = tcb.VerifyInfo(c.TCBInfo, s.signing.Key()); err != nil {
-		return nil, refuse(StageCollateral, hint, err)
-	}
-	if s.identity, err = tcb.VerifyIdentity(c.QEIdentity, s.signing.Key()); err != nil {
-		return nil, refuse(StageCollateral, hint, err)
-	}
-	if err := s.info.CheckValidity(now, grace); err != nil {
-		return nil, refuse(StageCollateral, hint, err)
-	}
-	if err := s.identity.CheckValidity(now, grace); err != nil {
-		return nil, refuse(StageCollateral, hint, err)
+	if s.documents, err = v.verifyDocuments(c, s.rootCRL, now, grace); err != nil {
+		return nil, refuse(StageCollateral, "fetch the collateral again, and keep the bytes as they were served", err)
 	}
 	return &s, nil
 }
@@ -197,8 +187,7 @@ func verifyQE(q *Quote, chain *pck.Chain, identity *tcb.Identity) (*sgx.Report, 
 	if err != nil {
 		return nil, err
 	}
-	// The report data is the hash and 32 zero bytes; Intel's library compares the hash only, and zeroes are all that the
-	// quoting enclave writes after it.
+	// The quoting enclave writes the hash and 32 zero bytes; Intel's library compares the hash, which is what binds the key.
 	h := sha256.New()
 	h.Write(p.attestationKey[:])
 	h.Write(p.qeAuthData)
