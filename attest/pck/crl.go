@@ -2,11 +2,13 @@ package pck
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,6 +24,10 @@ var (
 type CRL struct {
 	list    *x509.RevocationList
 	revoked map[string]struct{} // serial numbers, big endian
+
+	// signer is the key that the signature was last seen to verify under. The root's list is looked at for two chains, and
+	// a signature does not change with time or name.
+	signer atomic.Pointer[ecdsa.PublicKey]
 }
 
 // ParseCRL decodes one revocation list, DER or a single PEM block, at most 64 KiB. It must be complete (version 2 with a
@@ -74,8 +80,12 @@ func (c *CRL) verify(what string, issuer *x509.Certificate, now time.Time, grace
 	if !bytes.Equal(c.list.RawIssuer, issuer.RawSubject) {
 		return fmt.Errorf("%w: %s is issued by %q, not by %q", ErrCRLIssuer, what, c.list.Issuer.CommonName, issuer.Subject.CommonName)
 	}
-	if !checkSigned(publicKey(issuer), c.list.RawTBSRevocationList, c.list.Signature) {
-		return fmt.Errorf("%w: %s", ErrSignature, what)
+	key := publicKey(issuer)
+	if known := c.signer.Load(); known == nil || !known.Equal(key) {
+		if !checkSigned(key, c.list.RawTBSRevocationList, c.list.Signature) {
+			return fmt.Errorf("%w: %s", ErrSignature, what)
+		}
+		c.signer.Store(key)
 	}
 	return checkValidity(what, c.list.ThisUpdate, c.list.NextUpdate.Add(grace), now)
 }

@@ -287,6 +287,24 @@ func TestRevocation(t *testing.T) {
 	}
 }
 
+// TestCRLForgetsNothing: a list that was verified under one PKI is still refused under another, and after its time.
+func TestCRLForgetsNothing(t *testing.T) {
+	t.Parallel()
+	p, other := newPKI(t), newPKI(t)
+	rootList, pckList := parseCRL(t, p.crl(t, root, nil)), parseCRL(t, p.crl(t, ca, nil))
+	for range 2 {
+		if err := p.chain(t).CheckRevocation(rootList, pckList, now, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := other.chain(t).CheckRevocation(rootList, pckList, now, 0); !errors.Is(err, pck.ErrSignature) {
+			t.Fatalf("under another PKI: %v", err)
+		}
+		if err := p.chain(t).CheckRevocation(rootList, pckList, notAfter.Add(1), 0); !errors.Is(err, pck.ErrValidity) {
+			t.Fatalf("after its time: %v", err)
+		}
+	}
+}
+
 func TestParseCRL(t *testing.T) {
 	t.Parallel()
 	p := newPKI(t)
