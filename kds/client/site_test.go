@@ -5,9 +5,13 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"slices"
@@ -429,3 +433,14 @@ func (s *service) Cluster(ctx context.Context) (api.Cluster, error) {
 
 // drain is a peer that never speaks.
 func drain(c net.Conn) { io.Copy(io.Discard, c) }
+
+// selfSigned is a certificate of nobody.
+func selfSigned(s *site, key *ecdsa.PrivateKey) tls.Certificate {
+	s.Helper()
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
