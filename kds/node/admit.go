@@ -1,0 +1,292 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
+	"github.com/claviger/claviger/raftstore"
+)
+
+const (
+	admitLimit    = 2 * time.Minute        // one admission from request to promotion
+	aliveTimeout  = 500 * time.Millisecond // for an older boot of the slot to answer
+	catchUpLimit  = time.Minute            // for a nonvoter to catch up
+	maxRedirects  = 8
+	joinBackoff   = 100 * time.Millisecond
+	maxJoinWait   = 2 * time.Second
+	progressEvery = 10 * time.Millisecond
+)
+
+func isNotNewer(err error) bool { return errors.Is(err, state.ErrNotNewer) }
+
+// admit answers one join/1 channel. The channel is attested in both directions
+// and the joiner satisfies the node policy: ratls and verifyInbound saw to that.
+func (n *Node) admit(c *ratls.Conn) {
+	ctx, cancel := context.WithTimeout(n.ctx, admitLimit)
+	defer cancel()
+	var req joinRequest
+	if err := expect(c, kindRequest, &req); err != nil {
+		n.log.Warn("join: bad request", "reason", err)
+		return
+	}
+	if s := n.store.Load(); !s.IsLeader() {
+		n.redirect(c, s)
+		return
+	}
+	select {
+	case n.admitSem <- struct{}{}:
+		defer func() { <-n.admitSem }()
+	default:
+		n.refuseJoin(c, true, "another admission is in progress; try again in a moment")
+		return
+	}
+	err := n.admission(ctx, c, req)
+	if err == nil {
+		n.metrics.admissions.Inc()
+		return
+	}
+	n.log.Warn("join: admission failed", "joiner", req.Slot, "reason", err)
+	if r, ok := errors.AsType[*RefusedError](err); ok {
+		n.refuseJoin(c, r.Retry, r.Text)
+		return
+	}
+	// Rejections of the state are final for this request, the rest may pass.
+	rejected, final := errors.AsType[*state.Rejected](err)
+	text := "the cluster could not complete the admission; try again"
+	if final {
+		text = rejected.Error()
+	}
+	n.refuseJoin(c, !final || errors.Is(rejected, state.ErrIncarnation), text)
+}
+
+func (n *Node) redirect(c *ratls.Conn, s *raftstore.Store) {
+	id, addr, ok := s.Leader()
+	if !ok || id == n.boot.id {
+		n.refuseJoin(c, true, "no leader is known; try again when a majority of the nodes is up")
+		return
+	}
+	send(c, kindRedirect, joinRedirect{Addr: addr})
+}
+
+func (n *Node) refuseJoin(c *ratls.Conn, retry bool, text string) {
+	send(c, kindRefusal, joinRefusal{Retry: retry, Text: text})
+}
+
+// admission is DESIGN §6 step by step. Until the joiner's Admit entry is
+// committed it receives nothing; until it holds the roots it is in no
+// configuration; until it has caught up it has no vote; and the older boot of
+// its slot is gone before it gets one. Each change names the configuration it
+// is based on. An interrupted admission of the same boot is taken up again.
+func (n *Node) admission(ctx context.Context, c *ratls.Conn, req joinRequest) error {
+	s := n.store.Load()
+	if req.Version != 1 {
+		return &RefusedError{Text: "join version 1 is spoken here"}
+	}
+	if !api.ValidSlot(req.Slot) || !api.ValidAddress(req.RaftAddr) || !api.ValidAddress(req.APIAddr) {
+		return &RefusedError{Text: "the request's slot or addresses are malformed"}
+	}
+	if err := s.SafeRead(ctx); err != nil { // we lead, and our state is current
+		return err
+	}
+	j, err := n.judgeAgain(ctx, c)
+	if err != nil {
+		return err
+	}
+	platform := j.verified.Claims().Platform.ID()
+	if err := n.checkSlot(ctx, req.Slot, c.Peer().Key, platform); err != nil {
+		return err
+	}
+	if err := n.replicateCollateral(ctx, j); err != nil {
+		return err
+	}
+	member, err := n.commitAdmission(ctx, c.Peer().Key, platform, req)
+	if err != nil {
+		return err
+	}
+	if err := n.grant(c, member); err != nil {
+		return fmt.Errorf("handing over the secrets: %w", err)
+	}
+	index, err := n.catchUp(ctx, c, member)
+	if err != nil {
+		return fmt.Errorf("catching up: %w", err)
+	}
+	if index, err = n.removeSuperseded(ctx, index); err != nil {
+		return err
+	}
+	if _, err := s.AddVoter(ctx, raftstore.ServerID(member.ServerID), member.RaftAddr, index); err != nil {
+		return err
+	}
+	n.log.Info("promoted", "member", member.Slot, "incarnation", member.Incarnation)
+	return send(c, kindPromoted, joinIndex{})
+}
+
+// judgeAgain judges the evidence with the state as it is now and not as it was
+// at the handshake: the joiner may have waited, and collateral moved.
+func (n *Node) judgeAgain(ctx context.Context, c *ratls.Conn) (*judgement, error) {
+	peer := c.Peer()
+	j, err := n.judge.judge(ctx, peer.Evidence)
+	if err != nil {
+		return nil, &RefusedError{Text: err.Error()}
+	}
+	if j.verified.Claims().ReportData != peer.ReportData {
+		return nil, &RefusedError{Text: "the evidence is of another channel"}
+	}
+	if err := checkNodePolicy(n.membership().manifest, j.verified, n.judge.now()); err != nil {
+		return nil, &RefusedError{Text: err.Error()}
+	}
+	return j, nil
+}
+
+// checkSlot decides whether the joiner may have the slot. A slot belongs to the
+// platform that took it first; the state enforces that too, but a stranger must
+// not even get as far as the clone alarm.
+func (n *Node) checkSlot(ctx context.Context, slot string, joiner, platform [32]byte) error {
+	v := n.machine.View()
+	for _, m := range v.Members {
+		switch {
+		case m.Slot != slot:
+			continue
+		case m.PlatformID != platform:
+			return &RefusedError{Text: state.ErrPlatform.Error()}
+		case m.ServerID == joiner:
+			return nil
+		case m.ServerID == n.boot.id:
+			return n.yieldSlot(ctx, slot)
+		}
+		n.probeOlder(ctx, m)
+		return nil
+	}
+	if len(v.Members) >= MaxSlots {
+		return &RefusedError{Text: fmt.Sprintf("the cluster has %d slots already, the most this build allows", MaxSlots)}
+	}
+	return nil
+}
+
+// probeOlder raises the clone alarm when the older boot of a slot answers with
+// its own key while a new boot asks for the place. The newest still supersedes.
+func (n *Node) probeOlder(ctx context.Context, m state.Member) {
+	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
+	defer cancel()
+	if old, err := n.dialPeer(ctx, m.ServerID, m.RaftAddr); err == nil {
+		old.Close()
+		n.cloneAlarm(m.Slot, m.Incarnation)
+	}
+}
+
+func (n *Node) cloneAlarm(slot string, incarnation uint64) {
+	n.metrics.clones.Inc()
+	n.log.Error("CLONE ALARM: a new boot asks for a slot whose older boot is alive; the newest supersedes",
+		"claimed", slot, "alive_incarnation", incarnation)
+}
+
+// yieldSlot is for a claim on the leader's own slot: leadership goes to another
+// voter first, which then admits the claimant.
+func (n *Node) yieldSlot(ctx context.Context, slot string) error {
+	n.cloneAlarm(slot, n.membership().Incarnation)
+	if err := n.store.Load().TransferLeadership(ctx); err != nil {
+		return &RefusedError{Retry: true, Text: "the slot's present boot leads the cluster and nobody can take over; stop it first"}
+	}
+	return &RefusedError{Retry: true, Text: "the slot's present boot has handed over leadership; try again"}
+}
+
+// commitAdmission commits Admit, or finds it committed already for this boot.
+func (n *Node) commitAdmission(ctx context.Context, joiner, platform [32]byte, req joinRequest) (state.Member, error) {
+	v := n.machine.View()
+	incarnation := uint64(1)
+	for _, old := range v.Members {
+		if old.Slot != req.Slot {
+			continue
+		}
+		if old.ServerID == joiner {
+			return old, nil // the same boot again, after an interruption
+		}
+		incarnation = old.Incarnation + 1
+	}
+	result, err := n.propose(ctx, &state.Admit{Epoch: n.membership().Epoch, NodePolicy: v.NodePolicy, Slot: req.Slot, Incarnation: incarnation,
+		ServerID: joiner, PlatformID: platform, RaftAddr: req.RaftAddr, APIAddr: req.APIAddr})
+	if err != nil {
+		return state.Member{}, err
+	}
+	admitted, ok := result.(state.Admitted)
+	if !ok {
+		return state.Member{}, fmt.Errorf("node: unexpected result %T of an admission", result)
+	}
+	return admitted.Member, nil
+}
+
+// grant sends statement and secrets and waits for the joiner to hold them.
+func (n *Node) grant(c *ratls.Conn, member state.Member) error {
+	m := n.membership()
+	statement, err := newMembership(n.secrets, m.raw, api.Membership{ClusterID: m.clusterID, Epoch: m.Epoch,
+		Slot: member.Slot, Incarnation: member.Incarnation, ServerID: member.ServerID})
+	if err != nil {
+		return err
+	}
+	secrets, err := n.secrets.Reveal()
+	if err != nil {
+		return err
+	}
+	defer clear(secrets)
+	if err := send(c, kindGrant, joinGrant{Statement: statement, Secrets: secrets}); err != nil {
+		return err
+	}
+	var ack joinIndex
+	return expect(c, kindAck, &ack)
+}
+
+// catchUp adds the joiner as a nonvoter and waits until it has applied that
+// very configuration.
+func (n *Node) catchUp(ctx context.Context, c *ratls.Conn, member state.Member) (uint64, error) {
+	s := n.store.Load()
+	_, prev := s.Members()
+	index, err := s.AddNonvoter(ctx, raftstore.ServerID(member.ServerID), member.RaftAddr, prev)
+	if err != nil {
+		return 0, err
+	}
+	if err := send(c, kindTarget, joinIndex{Index: index}); err != nil {
+		return 0, err
+	}
+	deadline := time.Now().Add(catchUpLimit)
+	for {
+		var p joinIndex
+		if err := expect(c, kindProgress, &p); err != nil {
+			return 0, err
+		}
+		if p.Index >= index {
+			return index, nil
+		}
+		if time.Now().After(deadline) {
+			return 0, fmt.Errorf("the joiner is at %d of %d after %v", p.Index, index, catchUpLimit)
+		}
+	}
+}
+
+// removeSuperseded removes every server that no slot names any more: the older
+// boot of this slot and what interrupted admissions left behind, one by one.
+func (n *Node) removeSuperseded(ctx context.Context, index uint64) (uint64, error) {
+	s := n.store.Load()
+	current := map[raftstore.ServerID]bool{}
+	for _, m := range n.machine.View().Members {
+		current[raftstore.ServerID(m.ServerID)] = true
+	}
+	members, at := s.Members()
+	if at != index {
+		return 0, fmt.Errorf("node: the configuration moved from %d to %d during an admission", index, at)
+	}
+	for _, m := range members {
+		if current[m.ID] {
+			continue
+		}
+		var err error
+		if index, err = s.Remove(ctx, m.ID, index); err != nil {
+			return 0, err
+		}
+		n.log.Info("removed", "server", m.ID)
+	}
+	return index, nil
+}

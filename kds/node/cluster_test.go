@@ -1,0 +1,247 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/claviger/claviger/kds/api"
+)
+
+// The life of a cluster: genesis, two joins, a key, the leader's crash, the
+// same key, the crashed node's return as a new server, a graceful stop.
+func TestClusterLife(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.start("a", "b", "c")
+	c := s.client(s.endpoints()...)
+	first := s.key(c, 10*time.Second)
+	if len(first) != 32 {
+		t.Fatalf("a key of %d bytes", len(first))
+	}
+	checkMembers(t, s, 3)
+
+	crashed := s.leader()
+	crashed.Close()
+	if err := <-crashed.done; !errors.Is(err, ErrClosed) {
+		t.Fatalf("Run after Close: %v", err)
+	}
+	start := time.Now()
+	if again := s.key(c, 20*time.Second); !bytes.Equal(first, again) {
+		t.Fatal("another key after the leader's crash")
+	}
+	t.Logf("the same key %v after the leader's crash", time.Since(start).Round(time.Millisecond))
+
+	// The same machine boots again: another server, the next incarnation.
+	back := s.run(s.config(crashed.slot, s.launch("machine-"+crashed.slot, nodeImage)))
+	s.awaitReady(back)
+	s.nodes = slices.DeleteFunc(s.nodes, func(n *running) bool { return n == crashed })
+	checkMembers(t, s, 3)
+	members, _ := s.leader().store.Load().Members()
+	if !contains(members, back.ServerID()) || contains(members, crashed.ServerID()) || len(members) != 3 {
+		t.Fatalf("the configuration after the rejoin: %v", members)
+	}
+	for _, m := range s.leader().machine.View().Members {
+		if m.Slot == crashed.slot && m.Incarnation != 2 {
+			t.Fatalf("slot %s is at incarnation %d", m.Slot, m.Incarnation)
+		}
+	}
+
+	// A graceful stop of the leader hands over; then the key is still the same.
+	leader := s.leader()
+	leader.stop()
+	if err := <-leader.done; err != nil {
+		t.Fatalf("a graceful stop: %v", err)
+	}
+	if again := s.key(c, 20*time.Second); !bytes.Equal(first, again) {
+		t.Fatal("another key after the leader's stop")
+	}
+}
+
+// checkMembers asks every node for its view until all show n voters.
+func checkMembers(t *testing.T, s *site, n int) {
+	t.Helper()
+	for _, node := range s.nodes {
+		if node.ctx.Err() != nil {
+			continue
+		}
+		c := s.client(node.APIAddr())
+		poll(t, "all voters known", func() bool {
+			cluster, err := c.Cluster(t.Context())
+			voters, leaders := 0, 0
+			for _, m := range cluster.Members {
+				if m.Voter {
+					voters++
+				}
+				if m.Leader {
+					leaders++
+				}
+			}
+			return err == nil && voters == n && leaders == 1
+		})
+	}
+}
+
+func TestFollowersNameTheLeader(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.start("a", "b", "c")
+	leader := s.leader()
+	for _, n := range s.nodes {
+		if n == leader {
+			continue
+		}
+		err := replica{n.store.Load()}.SafeRead(t.Context())
+		if err == nil {
+			t.Fatal("a follower answers reads")
+		}
+		// The client starts at a follower only and must end at the leader.
+		if k := s.key(s.client(n.APIAddr()), 10*time.Second); len(k) != 32 {
+			t.Fatal("no key through a follower")
+		}
+	}
+}
+
+func TestNoQuorumIsQuickAndTyped(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.start("a", "b", "c")
+	leader := s.leader()
+	s.key(s.client(leader.APIAddr()), 10*time.Second)
+	for _, n := range s.nodes {
+		if n != leader {
+			n.Close()
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	start := time.Now()
+	k, _, err := s.client(leader.APIAddr()).Key(ctx, api.KeyRequest{Constraint: appImage.Constraint(), Name: "db", Purpose: "aes-256"})
+	if !errors.Is(err, &api.Problem{Code: api.CodeNoQuorum}) || !k.IsZero() {
+		t.Fatalf("without a quorum: key %v, error %v", !k.IsZero(), err)
+	}
+	err = replica{leader.store.Load()}.SafeRead(t.Context())
+	if err == nil {
+		t.Fatal("a read without a quorum")
+	}
+	t.Logf("refused after %v: %v", time.Since(start).Round(time.Millisecond), err)
+}
+
+func TestAdminListener(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	n := s.start("a")[0]
+	get := func(path string) (int, string) {
+		res, err := http.Get("http://" + n.AdminAddr() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		body, _ := io.ReadAll(res.Body)
+		return res.StatusCode, string(body)
+	}
+	if code, _ := get("/healthz"); code != 200 {
+		t.Errorf("healthz: %d", code)
+	}
+	if code, body := get("/readyz"); code != 200 {
+		t.Errorf("readyz: %d %s", code, body)
+	}
+	code, body := get("/metrics")
+	for _, want := range []string{"claviger_raft_term", "claviger_node_clone_alarms_total", "claviger_api_requests_total"} {
+		if code != 200 || !strings.Contains(body, want) && want != "claviger_api_requests_total" {
+			t.Errorf("metrics: %d, %s missing", code, want)
+		}
+	}
+}
+
+func TestNotReadyBeforePromotion(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.pins.ClusterID = api.ID{9}
+	cfg := s.config("a", s.launch("machine-a", nodeImage))
+	cfg.Join = []string{"127.0.0.1:1"} // nobody there
+	r := s.run(cfg)
+	poll(t, "the admin listener says not ready", func() bool {
+		res, err := http.Get("http://" + r.AdminAddr() + "/readyz")
+		if err != nil {
+			return false
+		}
+		res.Body.Close()
+		return res.StatusCode == 503
+	})
+	r.stop()
+	if err := <-r.done; err != nil {
+		t.Fatalf("stopped while joining: %v", err)
+	}
+}
+
+// A clone of a running node: the newest supersedes, the alarm is raised, and
+// the older boot stops by itself.
+func TestCloneAlarm(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.start("a", "b", "c")
+	leader := s.leader()
+	var old *running
+	for _, n := range s.nodes {
+		if n != leader {
+			old = n
+			break
+		}
+	}
+	clone := s.run(s.config(old.slot, s.launch("machine-"+old.slot, nodeImage)))
+	s.awaitReady(clone)
+	if got := counterValue(t, leader, "claviger_node_clone_alarms_total"); got != 1 {
+		t.Errorf("%v clone alarms", got)
+	}
+	select {
+	case err := <-old.done:
+		if !errors.Is(err, ErrSuperseded) {
+			t.Errorf("the older boot ended with %v", err)
+		}
+	case <-time.After(25 * time.Second):
+		t.Error("the older boot goes on")
+	}
+	members, _ := leader.store.Load().Members()
+	if contains(members, old.ServerID()) || !contains(members, clone.ServerID()) {
+		t.Errorf("the configuration holds the older boot: %v", members)
+	}
+}
+
+// A claim on the leader's own slot is served by the next leader.
+func TestCloneOfTheLeader(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.start("a", "b", "c")
+	leader := s.leader()
+	clone := s.run(s.config(leader.slot, s.launch("machine-"+leader.slot, nodeImage)))
+	s.awaitReady(clone)
+	if got := counterValue(t, leader, "claviger_node_clone_alarms_total"); got < 1 {
+		t.Errorf("%v clone alarms", got)
+	}
+	members, _ := s.leader().store.Load().Members()
+	if contains(members, leader.ServerID()) || len(members) != 3 {
+		t.Errorf("members: %v", members)
+	}
+}
+
+func counterValue(t *testing.T, n *running, name string) float64 {
+	t.Helper()
+	families, err := n.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}

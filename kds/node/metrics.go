@@ -1,0 +1,22 @@
+package node
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	admissions prometheus.Counter
+	refused    prometheus.Counter
+	clones     prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "claviger_node_" + name, Help: help})
+		r.MustRegister(c)
+		return c
+	}
+	return &metrics{
+		admissions: counter("admissions_total", "Nodes admitted by this leader."),
+		refused:    counter("refused_connections_total", "Connections to the attested listeners refused."),
+		clones:     counter("clone_alarms_total", "Admissions to a slot whose older boot was still alive."),
+	}
+}

@@ -1,0 +1,389 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/kds"
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
+	"github.com/claviger/claviger/raftstore"
+	"github.com/claviger/claviger/raftstore/archive/bolt"
+	"github.com/claviger/claviger/raftstore/archive/file"
+)
+
+var (
+	// ErrClosed is what Run returns after Close.
+	ErrClosed = errors.New("node: closed")
+	// ErrSuperseded says that a newer boot of the slot was admitted, or that this one was removed.
+	ErrSuperseded = errors.New("node: a newer boot has this slot, or the node was removed; this boot is no member any more")
+	// ErrNotReady is what readiness says until this boot is a voter.
+	ErrNotReady = errors.New("not ready: this boot is not a voter yet")
+)
+
+const (
+	stopGrace      = 3 * time.Second  // for leadership transfer and open requests at a graceful stop
+	supersedeGrace = 15 * time.Second // between superseded and stopping, if the removal is not seen
+	supersedeLook  = 100 * time.Millisecond
+)
+
+// Node is one boot of one node.
+type Node struct {
+	cfg      Config
+	log      *slog.Logger
+	registry *prometheus.Registry
+	metrics  *metrics
+	verifier *attest.Verifier
+	machine  *state.Machine
+	judge    *judge
+	boot     *boot
+	prover   *prover
+
+	peerLn, apiLn, adminLn net.Listener
+	peerAddr, apiAddr      string
+
+	ctx      context.Context // ends when the node stops, with the reason as cause
+	cancel   context.CancelCauseFunc
+	running  atomic.Bool
+	work     sync.WaitGroup // goroutines of the peer listener
+	web      sync.WaitGroup // goroutines of the http servers
+	store    atomic.Pointer[raftstore.Store]
+	member   atomic.Pointer[membership]
+	secrets  *kds.Secrets // set once before member
+	ready    chan struct{}
+	admitSem chan struct{} // one admission at a time
+	replaced chan struct{} // closed when the state gives our slot to another boot
+	replace  sync.Once
+}
+
+// New checks the configuration, makes the boot key and binds the listeners, so
+// that addresses are known; nothing is served before Run.
+func New(cfg Config) (*Node, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	verifier, err := attest.NewVerifier(attest.Config{Root: cfg.Root})
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	n := &Node{cfg: cfg, log: cfg.Logger, registry: cfg.Registry, verifier: verifier, machine: state.New(),
+		ready: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{})}
+	if n.cfg.Clock == nil {
+		n.cfg.Clock = time.Now
+	}
+	if n.log == nil {
+		n.log = slog.New(slog.DiscardHandler)
+	}
+	n.log = n.log.With("slot", cfg.Slot)
+	if n.registry == nil {
+		n.registry = prometheus.NewRegistry()
+	}
+	n.metrics = newMetrics(n.registry)
+	n.judge = &judge{verifier: verifier, machine: n.machine, clock: n.cfg.Clock}
+	n.prover = &prover{cfg: &n.cfg}
+	if n.boot, err = newBoot(); err != nil {
+		return nil, err
+	}
+	if err := n.listen(); err != nil {
+		n.closeListeners()
+		return nil, err
+	}
+	n.ctx, n.cancel = context.WithCancelCause(context.Background())
+	return n, nil
+}
+
+func (n *Node) listen() (err error) {
+	if n.peerLn, err = net.Listen("tcp", n.cfg.PeerListen); err != nil {
+		return fmt.Errorf("node: peer listener: %w", err)
+	}
+	if n.apiLn, err = net.Listen("tcp", n.cfg.APIListen); err != nil {
+		return fmt.Errorf("node: api listener: %w", err)
+	}
+	if n.cfg.AdminListen != "" {
+		if n.adminLn, err = net.Listen("tcp", n.cfg.AdminListen); err != nil {
+			return fmt.Errorf("node: admin listener: %w", err)
+		}
+	}
+	n.peerAddr, n.apiAddr = n.cfg.PeerAdvertise, n.cfg.APIAdvertise
+	if n.peerAddr == "" {
+		n.peerAddr = n.peerLn.Addr().String()
+	}
+	if n.apiAddr == "" {
+		n.apiAddr = n.apiLn.Addr().String()
+	}
+	return nil
+}
+
+func (n *Node) closeListeners() {
+	for _, l := range []net.Listener{n.peerLn, n.apiLn, n.adminLn} {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+// ServerID is the hash of this boot's key.
+func (n *Node) ServerID() raftstore.ServerID { return n.boot.id }
+
+// PeerAddr and APIAddr are the advertised addresses.
+func (n *Node) PeerAddr() string { return n.peerAddr }
+
+// APIAddr is where clients reach this node.
+func (n *Node) APIAddr() string { return n.apiAddr }
+
+// AdminAddr is where the admin listener is bound; empty without one.
+func (n *Node) AdminAddr() string {
+	if n.adminLn == nil {
+		return ""
+	}
+	return n.adminLn.Addr().String()
+}
+
+// Ready is closed when this boot has become a voter.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Pins returns the cluster's pins; ok is false before this boot is a member.
+func (n *Node) Pins() (pins Pins, ok bool) {
+	m := n.membership()
+	if m == nil {
+		return Pins{}, false
+	}
+	return Pins{ClusterID: m.clusterID, Manifest: m.raw, IdentityKey: m.identity, APIAddr: n.apiAddr, PeerAddr: n.peerAddr}, true
+}
+
+// IsLeader reports whether this node believes to lead. It proves nothing.
+func (n *Node) IsLeader() bool {
+	s := n.store.Load()
+	return s != nil && s.IsLeader()
+}
+
+func (n *Node) membership() *membership { return n.member.Load() }
+
+// Run founds or joins the cluster, serves, and blocks until ctx ends, which is
+// a graceful stop and returns nil, or until the node fails. It is called once.
+func (n *Node) Run(ctx context.Context) error {
+	if n.running.Swap(true) {
+		return fmt.Errorf("%w: a node runs once", ErrConfig)
+	}
+	interrupt := context.AfterFunc(ctx, func() { n.cancel(nil) })
+	defer interrupt()
+	defer n.teardown()
+	if n.ctx.Err() != nil {
+		return n.reason(nil)
+	}
+	n.serveAdmin()
+	var err error
+	if n.cfg.Genesis != nil {
+		err = n.found(n.ctx)
+	} else {
+		err = n.join(n.ctx)
+	}
+	if err != nil {
+		return n.reason(err)
+	}
+	if err := n.serveAPI(); err != nil {
+		return n.reason(err)
+	}
+	close(n.ready)
+	n.log.Info("ready", "server", n.boot.id, "api", n.apiAddr, "peer", n.peerAddr)
+	interrupt() // from here on the end of ctx hands over before anything closes
+	n.watch(ctx)
+	if ctx.Err() != nil && n.ctx.Err() == nil {
+		n.handOver()
+		n.cancel(nil)
+	}
+	return n.reason(nil)
+}
+
+// reason turns the end of the node into Run's result.
+func (n *Node) reason(err error) error {
+	cause := context.Cause(n.ctx)
+	if cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	if cause != nil {
+		return nil // a graceful stop, whatever it interrupted
+	}
+	return err
+}
+
+// watch blocks until the node must stop.
+func (n *Node) watch(ctx context.Context) {
+	s := n.store.Load()
+	var look, overdue <-chan time.Time
+	replaced := n.replaced
+	for {
+		changed := s.MembersChanged()
+		if members, _ := s.Members(); !contains(members, n.boot.id) {
+			n.cancel(ErrSuperseded)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.ctx.Done():
+			return
+		case <-s.Done():
+			n.cancel(errors.Join(raftstore.ErrStopped, s.Err()))
+			return
+		case <-replaced:
+			n.log.Warn("a newer boot of this slot was admitted; this one stops when it is removed")
+			tick := time.NewTicker(supersedeLook)
+			defer tick.Stop()
+			replaced, look, overdue = nil, tick.C, time.After(supersedeGrace)
+		case <-look:
+			// The leader stops talking to a removed server before it can learn that
+			// its removal is committed: silence is how it finds out.
+			if _, _, ok := s.Leader(); !ok {
+				n.cancel(ErrSuperseded)
+				return
+			}
+		case <-overdue:
+			n.cancel(ErrSuperseded)
+			return
+		case <-changed:
+		}
+	}
+}
+
+func contains(members []raftstore.Member, id raftstore.ServerID) bool {
+	for _, m := range members {
+		if m.ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// handOver gives leadership away before a graceful stop.
+func (n *Node) handOver() {
+	s := n.store.Load()
+	if s == nil || !s.IsLeader() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	if err := s.TransferLeadership(ctx); err != nil {
+		n.log.Info("leadership was not handed over", "reason", err)
+	}
+}
+
+// Close kills the node at once, as a crash would: nothing is handed over. Run
+// returns ErrClosed. It returns when everything has stopped.
+func (n *Node) Close() error {
+	n.cancel(ErrClosed)
+	if s := n.store.Load(); s != nil {
+		s.Shutdown()
+	}
+	n.closeListeners()
+	n.web.Wait()
+	n.work.Wait()
+	return nil
+}
+
+// teardown ends everything that Run started.
+func (n *Node) teardown() {
+	n.cancel(nil)
+	n.web.Wait() // requests in progress still need the store
+	n.closeListeners()
+	if s := n.store.Load(); s != nil {
+		if err := s.Shutdown(); err != nil {
+			n.log.Error("stopping the store", "error", err)
+		}
+	}
+	n.work.Wait()
+}
+
+// become makes this boot a member: secrets and statement in place, store open,
+// peer listener serving. It does nothing the second time, when a grant is
+// repeated after an interrupted admission.
+func (n *Node) become(s *kds.Secrets, m *membership) error {
+	if n.store.Load() != nil {
+		return nil
+	}
+	if err := n.checkRoot(m.manifest); err != nil {
+		return err
+	}
+	key, err := s.ArchiveKey(n.boot.id)
+	if err != nil {
+		return err
+	}
+	archive, err := n.openArchive()
+	if err != nil {
+		return err
+	}
+	n.secrets = s
+	n.prover.attach(m.statement)
+	n.member.Store(m)
+	store, err := raftstore.Open(raftstore.Config{
+		ID: n.boot.id, Address: n.peerAddr, ClusterID: m.clusterID, Epoch: m.Epoch,
+		Machine: watched{n.machine, n}, Dialer: dialer{n}, Archive: archive, ArchiveKey: key,
+		Timeouts: n.cfg.Timeouts, Logger: n.log, Registerer: n.registry,
+	})
+	if err != nil {
+		return errors.Join(err, archive.Close())
+	}
+	n.store.Store(store)
+	if n.ctx.Err() != nil { // Close ran before it could see the store
+		store.Shutdown()
+		return n.ctx.Err()
+	}
+	l := ratls.NewListener(n.peerLn, &ratls.Config{
+		Protocols: []string{protocolJoin, protocolRaft}, ClusterID: m.clusterID, Epoch: m.Epoch, Key: n.boot.key,
+		Attest: n.prover.prove, Verify: n.verifyInbound, OnRefused: n.refused,
+	})
+	context.AfterFunc(n.ctx, func() { l.Close() })
+	n.work.Go(func() { n.ended("peer listener", n.servePeers(l)) })
+	return nil
+}
+
+func (n *Node) refused(remote net.Addr, err error) {
+	n.metrics.refused.Inc()
+	n.log.Warn("refused a connection", "remote", remote, "reason", err)
+}
+
+// ended reports a server that stopped by itself.
+func (n *Node) ended(what string, err error) {
+	if n.ctx.Err() == nil {
+		n.cancel(fmt.Errorf("node: %s: %w", what, err))
+	}
+}
+
+func (n *Node) openArchive() (raftstore.Archive, error) {
+	if n.cfg.Archive == ArchiveBolt {
+		return bolt.Create(n.cfg.DataDir, n.boot.id)
+	}
+	return file.Create(n.cfg.DataDir, n.boot.id)
+}
+
+// watched tells the node when its slot is given to another boot.
+type watched struct {
+	*state.Machine
+	n *Node
+}
+
+// Apply applies the entry and looks at admissions.
+func (w watched) Apply(index uint64, entry []byte) any {
+	result := w.Machine.Apply(index, entry)
+	if a, ok := result.(state.Admitted); ok {
+		w.n.onAdmitted(a.Member)
+	}
+	return result
+}
+
+func (n *Node) onAdmitted(m state.Member) {
+	n.log.Info("admitted", "member", m.Slot, "incarnation", m.Incarnation, "server", api.ID(m.ServerID))
+	if mine := n.membership(); m.Slot == n.cfg.Slot && m.ServerID != n.boot.id && mine != nil && m.Incarnation > mine.Incarnation {
+		n.replace.Do(func() { close(n.replaced) })
+	}
+}

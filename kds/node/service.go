@@ -1,0 +1,153 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+
+	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/kds"
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/httpapi"
+	"github.com/claviger/claviger/raftstore"
+)
+
+// replica shows the store to the service and translates its errors.
+type replica struct{ store *raftstore.Store }
+
+var _ kds.Replica = replica{}
+
+// Propose commits entry.
+func (r replica) Propose(ctx context.Context, entry []byte) (uint64, any, error) {
+	index, result, err := r.store.Propose(ctx, entry)
+	return index, result, translate(err)
+}
+
+// SafeRead proves leadership and waits for what is committed.
+func (r replica) SafeRead(ctx context.Context) error { return translate(r.store.SafeRead(ctx)) }
+
+func translate(err error) error {
+	if e, ok := errors.AsType[*raftstore.NotLeaderError](err); ok {
+		return &kds.NotLeaderError{Leader: api.ID(e.Leader)}
+	}
+	if errors.Is(err, raftstore.ErrNoQuorum) || errors.Is(err, raftstore.ErrStopped) {
+		return errors.Join(kds.ErrNoQuorum, err)
+	}
+	return err
+}
+
+type source func(context.Context, []byte) (*attest.Collateral, error)
+
+// Collateral fetches collateral for a quote.
+func (s source) Collateral(ctx context.Context, quote []byte) (*attest.Collateral, error) {
+	return s(ctx, quote)
+}
+
+// serveAPI starts the key derivation service. It runs from promotion on:
+// before it, this boot is nobody's to ask.
+func (n *Node) serveAPI() error {
+	m, store := n.membership(), n.store.Load()
+	service, err := kds.New(kds.Config{Replica: replica{store}, Machine: n.machine, Verifier: n.verifier, Secrets: n.secrets,
+		Collateral: source(n.cfg.Collateral), Clock: n.cfg.Clock, Peers: n.peers, Logger: n.log, Registerer: n.registry})
+	if err != nil {
+		return err
+	}
+	handler, err := httpapi.New(httpapi.Config{Service: service, Logger: n.log, Registerer: n.registry})
+	if err != nil {
+		return err
+	}
+	l := ratls.NewListener(n.apiLn, &ratls.Config{
+		Protocols: []string{protocolApp}, ClusterID: m.clusterID, Epoch: m.Epoch, Key: n.boot.key,
+		Attest: n.prover.prove, PeerOptional: true, OnRefused: n.refused,
+		Verify: func(ctx context.Context, hello ratls.Hello, ev ratls.Evidence) (*attest.Verified, error) {
+			v, err := service.Verify(ctx, api.Evidence{Quote: ev.Quote, Collateral: ev.Collateral, Binding: hello.ReportData})
+			return v, asRefusal(err)
+		},
+	})
+	n.serveHTTP("api", httpapi.Server(handler, n.log), l)
+	return nil
+}
+
+// asRefusal sends a problem's own code and words to the peer of a handshake.
+func asRefusal(err error) error {
+	if p, ok := errors.AsType[*api.Problem](err); ok {
+		return &ratls.RefusedError{Code: ratls.Code(p.Code), Message: p.Error()}
+	}
+	return err
+}
+
+// peers is what the configuration says of voters and leader.
+func (n *Node) peers() kds.Peers {
+	store := n.store.Load()
+	var p kds.Peers
+	if id, _, ok := store.Leader(); ok {
+		p.Leader = api.ID(id)
+	}
+	members, _ := store.Members()
+	for _, m := range members {
+		if m.Voter {
+			p.Voters = append(p.Voters, api.ID(m.ID))
+		}
+	}
+	return p
+}
+
+// serveAdmin starts the plain listener for the host's probes.
+func (n *Node) serveAdmin() {
+	if n.adminLn == nil {
+		return
+	}
+	n.serveHTTP("admin", httpapi.Server(httpapi.Admin(n.readiness, n.registry, n.log), n.log), n.adminLn)
+}
+
+// readiness is nil while this boot is a voter of a cluster with a leader, of a
+// slot that nobody newer has taken, and its machine runs.
+func (n *Node) readiness(context.Context) error {
+	select {
+	case <-n.ready:
+	default:
+		return ErrNotReady
+	}
+	select {
+	case <-n.replaced:
+		return ErrSuperseded
+	default:
+	}
+	store := n.store.Load()
+	if store.Halted() || n.machine.Halted() != nil {
+		return errors.New("not ready: this build does not understand an entry of the log; update it")
+	}
+	members, _ := store.Members()
+	for _, m := range members {
+		if m.ID == n.boot.id && m.Voter {
+			if _, _, ok := store.Leader(); !ok {
+				return errors.New("not ready: no leader is known")
+			}
+			return nil
+		}
+	}
+	return ErrNotReady
+}
+
+// serveHTTP runs a server until the node stops; then requests in progress get
+// stopGrace, or nothing after a Close.
+func (n *Node) serveHTTP(what string, srv *http.Server, l net.Listener) {
+	n.web.Go(func() {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			n.ended(what, err)
+		}
+	})
+	n.web.Go(func() {
+		<-n.ctx.Done()
+		if errors.Is(context.Cause(n.ctx), context.Canceled) {
+			ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+			defer cancel()
+			if srv.Shutdown(ctx) == nil {
+				return
+			}
+		}
+		srv.Close()
+	})
+}
