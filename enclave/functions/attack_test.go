@@ -348,6 +348,19 @@ func TestHostReplaysADeployment(t *testing.T) {
 	}
 }
 
+func TestProblemsDoNotControlTerminals(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := hostile(t, w, func(rw http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		writeProblem(rw, http.StatusTeapot, "busy\x1b", "\x1b[2J\u202egone"+strings.Repeat("x", 5000))
+	})
+	_, err := c.Call(t.Context(), "echo", args())
+	p, ok := errors.AsType[*Problem](err)
+	if !ok || p.Code != "busy?" || !strings.HasPrefix(p.Detail, "?[2J?gone") || len(p.Detail) > 1<<10 || p.Status != http.StatusTeapot {
+		t.Fatalf("%+v", p)
+	}
+}
+
 func TestSizesHideLengths(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"unicode"
 
 	"github.com/claviger/claviger/enclave/functions/engine"
 	"github.com/claviger/claviger/enclave/mail"
@@ -289,5 +290,19 @@ func parseProblem(status int, raw []byte) error {
 		p = &Problem{Code: "unknown", Detail: "the answer is not a problem document"}
 	}
 	p.Status = status
+	p.Code, p.Detail = Code(printable(string(p.Code))), printable(p.Detail)
 	return p
+}
+
+// printable keeps a hostile host from writing control sequences to a terminal.
+func printable(text string) string {
+	if len(text) > 1<<10 {
+		text = text[:1<<10]
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }

@@ -121,7 +121,7 @@ func (p fakeProgram) run(ctx context.Context, function string, args []string, h 
 
 // world is one function host with one project, and its client.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	cfg    Config
 	runner *fakeRunner
 	host   *Host
@@ -139,7 +139,7 @@ func ownerKey(t testing.TB) ed25519.PrivateKey {
 	return key
 }
 
-func newWorld(t *testing.T, change ...func(*Config)) *world {
+func newWorld(t testing.TB, change ...func(*Config)) *world {
 	t.Helper()
 	w := &world{t: t, runner: newRunner(), owner: ownerKey(t)}
 	w.cfg = Config{

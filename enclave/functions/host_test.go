@@ -232,6 +232,9 @@ func TestUnknownProjectsCostNoKey(t *testing.T) {
 	if asked.Load() != before {
 		t.Error("the key service was asked for a project that is not there")
 	}
+	if n := len(w.host.projects); n != 0 {
+		t.Errorf("%d projects are kept that are not there", n)
+	}
 }
 
 func TestTheLogTellsTheHostLittle(t *testing.T) {

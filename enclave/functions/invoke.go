@@ -25,6 +25,13 @@ func (h *Host) Call(ctx context.Context, id ProjectID, function string, code Cod
 	if err != nil {
 		return nil, openError(err)
 	}
+	known, err := h.known(id)
+	if err != nil {
+		return nil, fmt.Errorf("functions: looking for the project: %w", err)
+	}
+	if !known {
+		return sealReply(sealer, notFound(id).reply())
+	}
 	p, release, err := h.acquire(id)
 	if err != nil {
 		return nil, err

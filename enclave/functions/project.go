@@ -86,6 +86,20 @@ func (h *Host) acquire(id ProjectID) (*project, func(), error) {
 	}, nil
 }
 
+// known reports whether the project is open or has files. Calls of projects that
+// are not there must neither displace those that are nor cost the key service.
+func (h *Host) known(id ProjectID) (bool, error) {
+	h.mu.Lock()
+	p := h.projects[id]
+	h.mu.Unlock()
+	if p != nil {
+		return true, nil
+	}
+	return persist.Exists(h.cfg.Files, storeName(id))
+}
+
+func storeName(id ProjectID) string { return "project-" + id.String() }
+
 var errBusy = errors.New("functions: too many projects are in use")
 
 // makeRoom closes the project that was not in use for longest, if there are too
@@ -143,8 +157,6 @@ func (p *project) inForce(ctx context.Context) (*persist.Map, *deployed, *CallEr
 	return p.store, p.current, nil
 }
 
-func (p *project) storeName() string { return "project-" + p.id.String() }
-
 // open opens the store, unless it is open, and loads what is deployed. With create
 // it makes a store that does not exist. The caller holds p.mu.
 func (p *project) open(ctx context.Context, create bool) error {
@@ -152,8 +164,7 @@ func (p *project) open(ctx context.Context, create bool) error {
 		return nil
 	}
 	cfg := &p.host.cfg
-	// The key service is not asked on behalf of a project that is not there.
-	if ok, err := persist.Exists(cfg.Files, p.storeName()); err != nil || !ok && !create {
+	if ok, err := persist.Exists(cfg.Files, storeName(p.id)); err != nil || !ok && !create {
 		return errors.Join(persist.ErrNotFound, err)
 	}
 	key, err := cfg.Keys.Key(ctx, "functions/store/"+p.id.String(), "aes-256")
@@ -162,7 +173,7 @@ func (p *project) open(ctx context.Context, create bool) error {
 	}
 	defer key.Destroy()
 	o := persist.Options{
-		Files: cfg.Files, Name: p.storeName(), Key: key, NoFreshnessUnsafe: cfg.NoFreshnessUnsafe,
+		Files: cfg.Files, Name: storeName(p.id), Key: key, NoFreshnessUnsafe: cfg.NoFreshnessUnsafe,
 		Limits: persist.Limits{Store: cfg.ProjectBytes},
 	}
 	if cfg.Registers != nil {
@@ -211,12 +222,16 @@ func (p *project) load(ctx context.Context, store *persist.Map) (*deployed, erro
 	return &deployed{Deployment: d, program: program}, nil
 }
 
+func notFound(id ProjectID) *CallError {
+	return refuse(CodeProjectNotFound, "this runtime's host has no files of project %s", id)
+}
+
 // storeRefusal says to the caller what became of the store. The texts of the
 // errors name sizes and versions, never contents.
 func (p *project) storeRefusal(err error) *CallError {
 	switch {
 	case errors.Is(err, persist.ErrNotFound):
-		return refuse(CodeProjectNotFound, "this runtime's host has no files of project %s", p.id)
+		return notFound(p.id)
 	case errors.Is(err, persist.ErrRolledBack), errors.Is(err, persist.ErrConflict):
 		return refuse(CodeStorageRolledBack, "%v", err)
 	case errors.Is(err, persist.ErrTooLarge):
