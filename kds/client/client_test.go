@@ -155,10 +155,51 @@ func TestHandshakeRefusalIsFinal(t *testing.T) {
 		if !ok || r.Code != "revoked" || r.Message != "the platform is revoked" {
 			s.Errorf("got %v", err)
 		}
+		if p, ok := errors.AsType[*api.Problem](err); !ok || p.Code != "revoked" || p.Detail != r.Message {
+			s.Errorf("no problem in %v", err)
+		}
 		if len(s.net.dialled()) != 1 {
 			s.Errorf("dialled %v", s.net.dialled())
 		}
 	})
+}
+
+// A node that cannot judge evidence at the moment says so in the handshake; that is no refusal.
+func TestHandshakeTroubleIsRetried(t *testing.T) {
+	inSite(t, func(s *site) {
+		tries := 0
+		s.node("a:1", func(n *nodeConfig) {
+			n.channel = func(c *ratls.Config) {
+				c.Verify = func(ctx context.Context, h ratls.Hello, ev ratls.Evidence) (*attest.Verified, error) {
+					if tries++; tries < 4 {
+						return nil, &ratls.RefusedError{Code: ratls.Code(api.CodeNoQuorum), Message: "not joined yet"}
+					}
+					return verifyClient(ctx, h, ev)
+				}
+			}
+		})
+		if _, _, err := s.client([]string{"a:1"}).Key(s.Context(), keyRequest); err != nil || tries != 4 {
+			s.Errorf("after %d tries: %v", tries, err)
+		}
+	})
+}
+
+// The channel's own codes read as the service's.
+func TestHandshakeCodes(t *testing.T) {
+	t.Parallel()
+	for from, want := range map[ratls.Code]api.Problem{
+		ratls.CodeNoEvidence: {Code: api.CodeEvidenceMissing, Status: 401},
+		ratls.CodeUnbound:    {Code: api.CodeEvidenceRefused, Status: 403, Stage: "binding"},
+		ratls.CodeEvidence:   {Code: api.CodeEvidenceRefused, Status: 403},
+		ratls.CodeInternal:   {Code: api.CodeInternal, Status: 500},
+	} {
+		r := &ratls.RefusedError{Code: from, Message: "why"}
+		err := refusedBy(r, r)
+		p, ok := errors.AsType[*api.Problem](err)
+		if !ok || p.Code != want.Code || p.Status != want.Status || p.Stage != want.Stage || p.Detail != "why" {
+			t.Errorf("%s: %+v", from, p)
+		}
+	}
 }
 
 // A follower names the leader, which is not among the configured endpoints; the client goes there, attests anew, and

@@ -21,10 +21,31 @@ type node struct {
 	issued   time.Time         // latest signed time in its collateral
 }
 
-// refusedError marks a refusal by a node that had proved itself; anyone may send the same words before that.
-type refusedError struct{ error }
+// refusedError is a refusal in the handshake by a node that had proved itself; anyone may send the same words before that.
+// To callers it is the same kind of thing as a refused request: it unwraps to an *api.Problem too.
+type refusedError struct {
+	error
+	problem *api.Problem
+}
 
-func (e *refusedError) Unwrap() error { return e.error }
+func (e *refusedError) Unwrap() []error { return []error{e.error, e.problem} }
+
+// refusedBy turns the channel's codes into the service's where they mean the same; the others pass as they are.
+func refusedBy(err error, r *ratls.RefusedError) error {
+	code := api.Code(r.Code)
+	stage := ""
+	switch r.Code {
+	case ratls.CodeNoEvidence:
+		code = api.CodeEvidenceMissing
+	case ratls.CodeUnbound:
+		code, stage = api.CodeEvidenceRefused, "binding"
+	case ratls.CodeInternal:
+		code = api.CodeInternal
+	}
+	p := api.NewProblem(code, r.Message)
+	p.Stage = stage
+	return &refusedError{err, p}
+}
 
 // dial opens a channel and proves its other end. http.Transport calls it for each connection of its pool.
 func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -54,8 +75,8 @@ func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, erro
 		HandshakeTimeout: c.cfg.AttemptTimeout,
 	})
 	if err != nil {
-		if _, ok := errors.AsType[*ratls.RefusedError](err); ok && proved != nil {
-			return nil, &refusedError{err}
+		if r, ok := errors.AsType[*ratls.RefusedError](err); ok && proved != nil {
+			return nil, refusedBy(err, r)
 		}
 		return nil, err
 	}

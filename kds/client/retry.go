@@ -42,22 +42,22 @@ const (
 
 // fateOf judges an error of one attempt.
 func fateOf(err error) fate {
-	if p, ok := errors.AsType[*api.Problem](err); ok {
-		if p.Code.Retry() {
-			return later
-		}
-		return final
-	}
 	if r, ok := errors.AsType[*ratls.RefusedError](err); ok {
 		_, proved := errors.AsType[*refusedError](err)
 		switch {
-		case r.Code == ratls.CodeInternal:
+		case r.Code == ratls.CodeInternal || proved && api.Code(r.Code).Retry():
 			return later
 		case proved:
 			return final
 		default:
 			return unproved // words of someone who has shown nothing
 		}
+	}
+	if p, ok := errors.AsType[*api.Problem](err); ok {
+		if p.Code.Retry() {
+			return later
+		}
+		return final
 	}
 	for _, e := range []error{ErrReply, ErrClosed, ratls.ErrAttest, ratls.ErrConfig} {
 		if errors.Is(err, e) {
