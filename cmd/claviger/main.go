@@ -38,10 +38,14 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(
+		demoCommand(s),
+		devCommand(s),
 		quoteCommand(s),
 		collateralCommand(s),
 		simCommand(s),
+		clusterCommand(s),
 		keyCommand(s),
+		fnCommand(s),
 		versionCommand(s),
 	)
 	return root

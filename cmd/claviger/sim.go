@@ -32,13 +32,13 @@ func simCommand(s *cli.Streams) *cobra.Command {
 
 // simNode is what a node's configuration file is made from.
 type simNode struct {
-	Slot                      string
-	PeerPort, APIPort, Admin  int
-	Join                      []string
-	NodePolicy, Operator      string
-	FnAPI, FnAdmin            int
-	Machine, Cluster, Archive string
-	Genesis                   bool
+	Slot                     string
+	PeerPort, APIPort, Admin int
+	Join, Endpoints          []string
+	NodePolicy, Operator     string
+	FnAPI, FnAdmin           int
+	Machine                  string
+	Genesis                  bool
 }
 
 const (
@@ -87,6 +87,7 @@ func simInit(s *cli.Streams, dir string, port int) error {
 		for j := range simSlots {
 			if j != i {
 				node.Join = append(node.Join, fmt.Sprintf("127.0.0.1:%d", port+j+1))
+				node.Endpoints = append(node.Endpoints, fmt.Sprintf("127.0.0.1:%d", port+100+j+1))
 			}
 		}
 		if err := writeTemplate(dir, slot+".yaml", nodeTemplate, node, &files); err != nil {

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"time"
 
 	guest "github.com/google/go-tdx-guest/testing"
 	"github.com/google/go-tdx-guest/testing/testdata"
 
 	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/policy"
 )
 
 // realQuoteTime is when the collateral of the sample was in force; it has run out since.
@@ -41,11 +43,24 @@ func verifyRealQuote() (attest.Claims, error) {
 	forged := append([]byte(nil), raw...)
 	forged[200] ^= 1
 	if _, err := verifyAt(verifier, forged, collateral); err == nil {
-		return attest.Claims{}, errors.New("story: a quote with one changed bit was accepted")
+		return attest.Claims{}, fmt.Errorf("%w: a quote with one changed bit was accepted", ErrStep)
 	} else if e, ok := errors.AsType[*attest.Error](err); !ok || e.Stage != attest.StageSignature {
-		return attest.Claims{}, fmt.Errorf("story: a quote with one changed bit was refused for another reason: %w", err)
+		return attest.Claims{}, fmt.Errorf("%w: a quote with one changed bit was refused for another reason: %w", ErrStep, err)
 	}
-	return verified.Claims(), nil
+	return verified.Claims(), refusedByPolicy(verified)
+}
+
+// refusedByPolicy sees that the most lenient constraint for this very TD still refuses the platform's TCB.
+func refusedByPolicy(verified *attest.Verified) error {
+	constraint, err := policy.ParseConstraint(fmt.Sprintf("TD:%x FIRMWARE_ONLY_UNSAFE SEC:STALE", verified.Claims().TDX.MRTD))
+	if err != nil {
+		return err
+	}
+	denied, ok := errors.AsType[*policy.Denied](constraint.Check(verified, realQuoteTime))
+	if !ok || !slices.ContainsFunc(denied.Failures, func(f policy.Failure) bool { return f.Clause == "SEC:STALE" }) {
+		return fmt.Errorf("%w: the policy says %v about the sample, want clause SEC:STALE", ErrStep, denied)
+	}
+	return nil
 }
 
 func verifyAt(verifier *attest.Verifier, raw []byte, collateral *attest.Collateral) (*attest.Verified, error) {

@@ -1,0 +1,105 @@
+// Command clavigerd-sim is a key node on the simulator: clavigerd in all but the machine, the root of trust and the
+// operators' signatures. It protects nothing.
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/claviger/claviger/cmd/internal/cli"
+	"github.com/claviger/claviger/cmd/internal/daemon"
+	"github.com/claviger/claviger/cmd/internal/kdsd"
+	"github.com/claviger/claviger/cmd/internal/simworld"
+	"github.com/claviger/claviger/kds/node"
+)
+
+// config is a node's configuration and where it is simulated.
+type config struct {
+	kdsd.Config `yaml:",inline"`
+	Sim         simworld.Config `yaml:"sim"`
+	// OperatorKey is a file with the seed of the one simulated operator, 64 hex digits. Read only with --genesis.
+	OperatorKey string `yaml:"operator_key"`
+
+	dir string
+}
+
+func (c *config) Resolve(dir string) error {
+	c.dir = dir
+	c.OperatorKey = cli.Below(dir, c.OperatorKey)
+	return c.Config.Resolve(dir)
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	s := &cli.Streams{Env: env, In: stdin, Out: stdout, Err: stderr}
+	var genesis bool
+	cmd := daemon.Command("clavigerd-sim CONFIG", "A key node on the simulator",
+		`Runs a key node on a simulated machine. It joins the cluster in the configuration's cluster file; with --genesis, once,
+it founds one and writes that file. The operator's signature is made with the key in the file operator_key.`,
+		"  claviger sim init tour\n  clavigerd-sim --genesis tour/a.yaml\n  clavigerd-sim tour/b.yaml",
+		func(ctx context.Context, file string) error { return start(ctx, s, file, genesis) })
+	cmd.Flags().BoolVar(&genesis, "genesis", false, "found a new cluster; only ever once")
+	return cli.Run(ctx, cmd, s, args)
+}
+
+func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error {
+	c, err := daemon.Load[config](file)
+	if err != nil {
+		return err
+	}
+	log, err := c.Log.Logger(s)
+	if err != nil {
+		return &cli.UsageError{Err: err}
+	}
+	place, err := c.Sim.Open(filepath.Clean(c.dir))
+	if err != nil {
+		return &cli.UsageError{Err: err}
+	}
+	tee, err := place.Machine.Launch(simworld.NodeImage)
+	if err != nil {
+		return err
+	}
+	p := kdsd.Platform{TEE: tee, Root: place.World.Root(), Collateral: place.World.Collateral}
+	if genesis {
+		key, err := readOperator(c.OperatorKey)
+		if err != nil {
+			return &cli.UsageError{Err: err}
+		}
+		p.Approve = node.ApproveWith(place.World.Root(), time.Now, key)
+	}
+	log.Warn("simulated: this node protects nothing", "machine", place.Machine.Name())
+	return kdsd.Run(ctx, &c.Config, p, genesis, log)
+}
+
+var errOperator = errors.New("operator_key")
+
+func readOperator(name string) (ed25519.PrivateKey, error) {
+	if name == "" {
+		return nil, fmt.Errorf("%w is missing; --genesis signs with it", errOperator)
+	}
+	raw, err := (&cli.Streams{}).ReadFile(name, 4096)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errOperator, err)
+	}
+	seed, err := hex.DecodeString(strings.TrimSpace(string(raw)))
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return nil, fmt.Errorf("%w: %s does not hold 64 hex digits", errOperator, name)
+	}
+	return ed25519.NewKeyFromSeed(seed), nil
+}

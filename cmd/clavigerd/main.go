@@ -1,0 +1,72 @@
+// Command clavigerd is a key node: it runs in an SGX enclave (build tag ego, started by ego run) or in a TDX guest, trusts
+// Intel's root and nothing else, and cannot be told otherwise. clavigerd-sim is the same on the simulator.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/cmd/internal/cli"
+	"github.com/claviger/claviger/cmd/internal/daemon"
+	"github.com/claviger/claviger/cmd/internal/kdsd"
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/node"
+)
+
+// clusterID may pin a cluster in the measured binary: go build -ldflags "-X main.clusterID=<64 hex digits>".
+var clusterID string
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	s := &cli.Streams{Env: env, In: stdin, Out: stdout, Err: stderr}
+	var genesis bool
+	cmd := daemon.Command("clavigerd CONFIG", "A key node in an enclave",
+		`Runs a key node inside an SGX enclave or a TDX guest. It joins the cluster in the configuration's cluster file; with
+--genesis, once, it founds one: it writes `+node.StatementFile+` below data/genesis and waits until the
+operators' signatures lie beside it in `+node.ApprovalsFile+`.
+
+Outside an enclave it refuses to start. To try things without hardware use clavigerd-sim or 'claviger dev'.`,
+		"  clavigerd /etc/claviger/node.yaml\n  clavigerd --genesis /etc/claviger/node.yaml",
+		func(ctx context.Context, file string) error { return start(ctx, s, file, genesis) })
+	cmd.Flags().BoolVar(&genesis, "genesis", false, "found a new cluster; only ever once")
+	return cli.Run(ctx, cmd, s, args)
+}
+
+func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error {
+	c, err := daemon.Load[kdsd.Config](file)
+	if err != nil {
+		return err
+	}
+	log, err := c.Log.Logger(s)
+	if err != nil {
+		return &cli.UsageError{Err: err}
+	}
+	if c.Collateral == "" {
+		return cli.Usagef("%s: collateral is missing; name the directory that collateral bundles are kept in", file)
+	}
+	p := kdsd.Platform{Root: attest.IntelRoot(), Collateral: daemon.CollateralDir(c.Collateral)}
+	if clusterID != "" {
+		if p.Pinned, err = api.ParseID(clusterID); err != nil {
+			return fmt.Errorf("this binary was built with a malformed cluster id: %w", err)
+		}
+	}
+	if p.TEE, err = openTEE(); err != nil {
+		return fmt.Errorf("%w; on a machine without SGX or TDX use clavigerd-sim", err)
+	}
+	p.Approve = node.ApproveByFile(filepath.Join(c.Data, "genesis"), func(path string) {
+		log.Info("waiting for the operators: verify and sign the statement", "statement", path, "approvals", node.ApprovalsFile)
+	})
+	return kdsd.Run(ctx, c, p, genesis, log)
+}

@@ -1,0 +1,215 @@
+// Package fnd is the function runtime as a process: a configuration file on one side, enclave/functions on the other, with
+// keys from a cluster. What differs between hardware and simulator comes in as a Platform, so that the production binary
+// and the simulated one run the same code.
+package fnd
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/cmd/internal/cli"
+	"github.com/claviger/claviger/cmd/internal/clusterfile"
+	"github.com/claviger/claviger/cmd/internal/daemon"
+	"github.com/claviger/claviger/enclave"
+	"github.com/claviger/claviger/enclave/functions"
+	"github.com/claviger/claviger/enclave/functions/engine"
+	"github.com/claviger/claviger/enclave/persist"
+	"github.com/claviger/claviger/enclave/secret"
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/client"
+	"github.com/claviger/claviger/kds/httpapi"
+	"github.com/claviger/claviger/policy"
+)
+
+// Platform is the machine that a runtime runs on.
+type Platform struct {
+	TEE  enclave.TEE
+	Root attest.Root
+	// Attest produces evidence for a channel to the cluster.
+	Attest func(ctx context.Context, reportData [64]byte) (ratls.Evidence, error)
+	// Pinned is the cluster id in the measured binary. If it is set, the cluster file must agree.
+	Pinned api.ID
+}
+
+// ErrPinned says that the cluster file names another cluster than the one this binary was built for.
+var ErrPinned = errors.New("the cluster file names another cluster than this binary pins")
+
+// keyTimeout bounds the start: the runtime cannot serve before it has its invocation key.
+const keyTimeout = time.Minute
+
+// Params assemble a Service.
+type Params struct {
+	Platform  Platform
+	ClusterID api.ID
+	Endpoints []string
+	Data      string // directory of the projects' stores; made if it does not exist
+	Mode      engine.Mode
+	MaxCalls  int
+	Log       *slog.Logger
+}
+
+// Service is a running function runtime without its listeners. Close it when done.
+type Service struct {
+	// Constraint is the canonical constraint that the runtime's keys are bound to: exactly this measurement.
+	Constraint string
+
+	host   *functions.Host
+	engine *engine.Engine
+	client *client.Client
+	log    *slog.Logger
+}
+
+// Open starts the engine and gets the runtime's invocation key from the cluster.
+func Open(ctx context.Context, p Params) (*Service, error) {
+	constraint, err := Constraint(ctx, p.Platform.TEE)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(p.Data, 0o700); err != nil {
+		return nil, err
+	}
+	s := &Service{Constraint: constraint, log: p.Log}
+	s.client, err = client.New(client.Config{
+		ClusterID: p.ClusterID, Endpoints: p.Endpoints, Root: p.Platform.Root, Attest: p.Platform.Attest,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if s.engine, err = engine.New(ctx, engine.Config{Mode: p.Mode}); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	keyCtx, cancel := context.WithTimeout(ctx, keyTimeout)
+	defer cancel()
+	s.host, err = functions.New(keyCtx, functions.Config{
+		Keys: keySource{s.client, constraint}, Runtime: constraint, Runner: functions.NewRunner(s.engine),
+		Files: persist.Dir(p.Data), NoFreshnessUnsafe: true, MaxCalls: p.MaxCalls, Logger: p.Log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// Handler returns the API.
+func (s *Service) Handler() http.Handler { return s.host.Handler() }
+
+// Close ends the calls in flight and closes the stores.
+func (s *Service) Close() error {
+	var errs []error
+	if s.host != nil {
+		errs = append(errs, s.host.Close())
+	}
+	if s.engine != nil {
+		errs = append(errs, s.engine.Close(context.Background()))
+	}
+	return errors.Join(append(errs, s.client.Close())...)
+}
+
+// keySource asks the cluster for keys bound to the runtime's own measurement.
+type keySource struct {
+	client     *client.Client
+	constraint string
+}
+
+func (k keySource) Key(ctx context.Context, name, purpose string) (secret.Key, error) {
+	key, _, err := k.client.Key(ctx, api.KeyRequest{Constraint: k.constraint, Name: name, Purpose: purpose})
+	return key, err
+}
+
+var errDebug = errors.New("this is a debug enclave, whose host reads its memory: start a production build")
+
+// Constraint returns the constraint that exactly the running code satisfies, from its own quote. A host that forges the
+// quote gains nothing: the cluster verifies the evidence of the channel, and callers name the constraint themselves.
+func Constraint(ctx context.Context, tee enclave.TEE) (string, error) {
+	raw, err := tee.Quote(ctx, [enclave.ReportDataSize]byte{})
+	if err != nil {
+		return "", err
+	}
+	q, err := attest.Parse(raw)
+	if err != nil {
+		return "", err
+	}
+	var text string
+	if x := q.SGX(); x != nil {
+		if x.Report.Debug() {
+			return "", errDebug
+		}
+		text = "C:" + hex.EncodeToString(x.Report.MREnclave[:])
+	} else {
+		b := &q.TDX().Body
+		if b.Debug() {
+			return "", errDebug
+		}
+		text = fmt.Sprintf("TD:%x RTMR1:%x RTMR2:%x", b.MRTD, b.RTMR[1], b.RTMR[2])
+	}
+	c, err := policy.ParseConstraint(text)
+	return c.String(), err
+}
+
+// Run opens the service and serves it on the configured addresses until ctx ends.
+func Run(ctx context.Context, c *Config, p Platform, log *slog.Logger) error {
+	params := Params{Platform: p, Data: c.Data, MaxCalls: c.MaxCalls, Log: log}
+	file, err := clusterfile.Read(c.Cluster)
+	if errors.Is(err, fs.ErrNotExist) {
+		return cli.Usagef("%s does not exist; copy the cluster file here, or found a cluster with clavigerd --genesis", c.Cluster)
+	}
+	if err != nil {
+		return err
+	}
+	if !p.Pinned.IsZero() && file.ClusterID != p.Pinned {
+		return fmt.Errorf("%w: %s and %s", ErrPinned, file.ClusterID, p.Pinned)
+	}
+	params.ClusterID, params.Endpoints = file.ClusterID, file.Endpoints
+	if params.Mode, err = c.mode(); err != nil {
+		return &cli.UsageError{Err: err}
+	}
+	listener, err := net.Listen("tcp", c.Listen.API)
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	admin, err := net.Listen("tcp", c.Listen.Admin)
+	if err != nil {
+		return err
+	}
+	defer admin.Close()
+	s, err := Open(ctx, params)
+	if err != nil {
+		return err
+	}
+	log.Info("ready", "api", listener.Addr(), "constraint", s.Constraint, "cluster", params.ClusterID)
+	return errors.Join(s.serve(ctx, listener, admin), s.Close())
+}
+
+// serve runs both listeners until ctx ends or one of them fails.
+func (s *Service) serve(ctx context.Context, listener, admin net.Listener) error {
+	registry := prometheus.NewRegistry()
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "claviger_fn_http_requests_total", Help: "Requests to the function API by method and HTTP status.",
+	}, []string{"method", "code"})
+	registry.MustRegister(requests, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return daemon.Serve(ctx, listener, promhttp.InstrumentHandlerCounter(requests, s.Handler()), s.log)
+	})
+	// The runtime listens only once it has its keys, so it is always ready.
+	ready := func(context.Context) error { return nil }
+	group.Go(func() error { return daemon.Serve(ctx, admin, httpapi.Admin(ready, registry, s.log), s.log) })
+	return group.Wait()
+}

@@ -1,0 +1,121 @@
+package kdsd
+
+import (
+	"crypto/ed25519"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/claviger/claviger/cmd/internal/cli"
+	"github.com/claviger/claviger/cmd/internal/daemon"
+	"github.com/claviger/claviger/kds/api"
+)
+
+// Config is the YAML file of a key node. Paths are relative to the file's directory. Every key is listed here; others
+// are refused.
+type Config struct {
+	// Slot names this node's place in the cluster: 1 to 32 of a-z, 0-9 and '-'. Each boot is a new incarnation of it.
+	Slot string `yaml:"slot"`
+	// Listen has the three addresses, each host:port. Peer and api speak attested TLS; admin is plain HTTP for
+	// /healthz, /readyz and /metrics and belongs on a network of the operator's.
+	Listen struct {
+		Peer  string `yaml:"peer"`
+		API   string `yaml:"api"`
+		Admin string `yaml:"admin"`
+	} `yaml:"listen"`
+	// Advertise has the addresses that others reach this node at, where they differ from Listen.
+	Advertise struct {
+		Peer string `yaml:"peer"`
+		API  string `yaml:"api"`
+	} `yaml:"advertise"`
+	// Data is the directory of the sealed archives. A boot writes below a fresh directory and never reads an old one.
+	Data string `yaml:"data"`
+	// Archive is the kind of archive: "file" (the default) or "bolt" (for simulated nodes).
+	Archive string `yaml:"archive"`
+	// Cluster is the cluster file: --genesis writes it, every other start reads it and joins that cluster.
+	Cluster string `yaml:"cluster"`
+	// Join lists peer addresses to ask for admission, 1 to 64. Not used by --genesis.
+	Join []string `yaml:"join"`
+	// Collateral is a directory of collateral bundles named <tee>-<fmspc>.json, such as tdx-50806f000000.json, which the
+	// operator keeps fresh. Not used by simulated nodes.
+	Collateral string `yaml:"collateral"`
+	// Genesis describes a cluster to found. It is read only with --genesis.
+	Genesis *Genesis `yaml:"genesis"`
+	// Log says how to log.
+	Log daemon.Log `yaml:"log"`
+}
+
+// Genesis is what the operators decide once: everything here goes into the manifest, whose hash is in the cluster id.
+type Genesis struct {
+	// Name is a label for people, 1 to 64 visible ASCII characters.
+	Name string `yaml:"name"`
+	// NodePolicy lists the constraints of which a node must satisfy one.
+	NodePolicy []string `yaml:"node_policy"`
+	// Operators are the people whose threshold counts.
+	Operators struct {
+		Threshold uint64   `yaml:"threshold"`
+		Keys      []string `yaml:"keys"` // ed25519 public keys, 64 hex digits each
+	} `yaml:"operators"`
+	// Endpoints lists the API addresses to put into the cluster file besides this node's own, for clients to start from.
+	Endpoints []string `yaml:"endpoints"`
+}
+
+// Resolve checks c and makes its paths absolute, relative ones starting from dir.
+func (c *Config) Resolve(dir string) error {
+	if !api.ValidSlot(c.Slot) {
+		return fmt.Errorf("%w: slot %q: use 1 to %d of a-z, 0-9 and '-'", daemon.ErrConfig, c.Slot, api.MaxSlot)
+	}
+	for _, a := range []struct{ key, value string }{
+		{"listen.peer", c.Listen.Peer}, {"listen.api", c.Listen.API}, {"listen.admin", c.Listen.Admin},
+	} {
+		if err := daemon.Address(a.key, a.value); err != nil {
+			return err
+		}
+	}
+	if c.Advertise.Peer == "" {
+		c.Advertise.Peer = c.Listen.Peer
+	}
+	if c.Advertise.API == "" {
+		c.Advertise.API = c.Listen.API
+	}
+	if len(c.Join) > api.MaxMembers {
+		return fmt.Errorf("%w: join has %d addresses, at most %d", daemon.ErrConfig, len(c.Join), api.MaxMembers)
+	}
+	for _, a := range append([]string{c.Advertise.Peer, c.Advertise.API}, c.Join...) {
+		if err := daemon.Address("advertise or join", a); err != nil {
+			return err
+		}
+	}
+	switch c.Archive {
+	case "":
+		c.Archive = "file"
+	case "file", "bolt":
+	default:
+		return fmt.Errorf("%w: archive %q: write file or bolt", daemon.ErrConfig, c.Archive)
+	}
+	for _, p := range []struct {
+		key  string
+		path *string
+	}{{"data", &c.Data}, {"cluster", &c.Cluster}} {
+		var err error
+		if *p.path, err = daemon.Path(p.key, *p.path, dir); err != nil {
+			return err
+		}
+	}
+	if c.Collateral != "" {
+		c.Collateral = cli.Below(dir, c.Collateral)
+	}
+	return nil
+}
+
+// operators decodes the operators' keys. Whether threshold and constraints make sense is checked by the node.
+func (g *Genesis) operators() (api.Operators, error) {
+	o := api.Operators{Threshold: g.Operators.Threshold}
+	for _, text := range g.Operators.Keys {
+		key, err := hex.DecodeString(text)
+		if err != nil || len(key) != ed25519.PublicKeySize {
+			return api.Operators{}, fmt.Errorf("%w: genesis.operators.keys: %q is not 64 hex digits", daemon.ErrConfig, text)
+		}
+		o.Keys = append(o.Keys, key)
+	}
+	return o, nil
+}
