@@ -28,7 +28,7 @@ type rule struct {
 }
 
 // simulators must never be reachable from a production binary.
-var simulators = []string{"enclave/sim", "attest/simpki"}
+var simulators = []string{"enclave/sim", "attest/simpki", "attest/simpki/pcsserver"}
 
 // shared is what all commands are built from.
 var shared = []string{
@@ -37,15 +37,16 @@ var shared = []string{
 
 // house is the import table. Arrows point from the line's package to those in `may`.
 var house = map[string]rule{
-	"attest":        {may: []string{"attest/sgx", "attest/tdx", "attest/pck", "attest/tcb"}, pure: true},
-	"attest/sgx":    {pure: true},
-	"attest/tdx":    {pure: true},
-	"attest/pck":    {pure: true},
-	"attest/tcb":    {pure: true},
-	"attest/pcs":    {may: []string{"attest"}},
-	"attest/ear":    {may: []string{"attest"}},
-	"attest/ratls":  {may: []string{"attest"}},
-	"attest/simpki": {may: []string{"attest", "attest/sgx", "attest/tdx", "attest/pck", "attest/tcb"}},
+	"attest":                  {may: []string{"attest/sgx", "attest/tdx", "attest/pck", "attest/tcb"}, pure: true},
+	"attest/sgx":              {pure: true},
+	"attest/tdx":              {pure: true},
+	"attest/pck":              {pure: true},
+	"attest/tcb":              {pure: true},
+	"attest/pcs":              {may: []string{"attest"}},
+	"attest/ear":              {may: []string{"attest"}},
+	"attest/ratls":            {may: []string{"attest"}},
+	"attest/simpki":           {may: []string{"attest", "attest/sgx", "attest/tdx", "attest/pck", "attest/tcb"}},
+	"attest/simpki/pcsserver": {may: []string{"attest", "attest/simpki"}},
 
 	"policy": {may: []string{"attest"}, pure: true},
 
@@ -78,18 +79,19 @@ var house = map[string]rule{
 	"cmd/internal/clusterfile": {may: []string{"kds/api"}},
 	"cmd/internal/cli":         {may: []string{"attest", "policy", "kds/api"}},
 	"cmd/internal/daemon":      {may: []string{"*", "cmd/internal/cli", "cmd/internal/config"}},
-	"cmd/internal/kdsd":        {may: []string{"*", "cmd/internal/clusterfile", "cmd/internal/daemon"}},
-	"cmd/internal/fnd":         {may: []string{"*", "cmd/internal/clusterfile", "cmd/internal/daemon"}},
+	"cmd/internal/kdsd":        {may: []string{"*", "cmd/internal/cli", "cmd/internal/clusterfile", "cmd/internal/daemon"}},
+	"cmd/internal/fnd":         {may: []string{"*", "cmd/internal/cli", "cmd/internal/clusterfile", "cmd/internal/daemon"}},
 	"cmd/internal/simworld":    {may: []string{"*"}, sim: true},
 	"cmd/internal/story":       {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
 
-	"cmd/claviger":         {may: append([]string{"*", "cmd/internal/simworld", "cmd/internal/story"}, shared...), sim: true},
-	"cmd/clavigerd":        {may: append([]string{"*"}, shared...)},
-	"cmd/claviger-fn":      {may: append([]string{"*"}, shared...)},
-	"cmd/clavigerd-sim":    {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
-	"cmd/claviger-fn-sim":  {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
-	"cmd/claviger-archive": {may: []string{"raftstore/archive/file", "raftstore/archive/bolt"}},
-	"integration":          {may: []string{"*"}, sim: true},
+	"cmd/claviger":          {may: append([]string{"*", "cmd/internal/simworld", "cmd/internal/story"}, shared...), sim: true},
+	"cmd/clavigerd":         {may: append([]string{"*"}, shared...)},
+	"cmd/claviger-fn":       {may: append([]string{"*"}, shared...)},
+	"cmd/clavigerd-sim":     {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
+	"cmd/claviger-fn-sim":   {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
+	"cmd/claviger-archive":  {may: []string{"raftstore/archive/file", "raftstore/archive/bolt"}},
+	"examples/conclavepass": {may: []string{"*"}, sim: true},
+	"integration":           {may: []string{"*"}, sim: true},
 }
 
 // source is what the checker sees of one package: enough to judge it, and small enough to write by hand in a test.
