@@ -11,7 +11,8 @@ import (
 )
 
 // hclogAdapter lets raft log through slog. Raft's messages name servers,
-// indexes and terms, never the content of an entry.
+// indexes and terms, never the content of an entry. Its levels are lowered by
+// one: what it calls an error is mostly a peer that is down.
 type hclogAdapter struct {
 	log     *slog.Logger
 	name    string
@@ -23,10 +24,8 @@ var _ hclog.Logger = (*hclogAdapter)(nil)
 func slogLevel(l hclog.Level) slog.Level {
 	switch l {
 	case hclog.Error:
-		return slog.LevelError
-	case hclog.Warn:
 		return slog.LevelWarn
-	case hclog.Info:
+	case hclog.Warn:
 		return slog.LevelInfo
 	}
 	return slog.LevelDebug
@@ -97,7 +96,7 @@ func (h *hclogAdapter) ResetNamed(name string) hclog.Logger {
 func (h *hclogAdapter) SetLevel(hclog.Level) {}
 
 func (h *hclogAdapter) GetLevel() hclog.Level {
-	for _, l := range []hclog.Level{hclog.Debug, hclog.Info, hclog.Warn} {
+	for _, l := range []hclog.Level{hclog.Debug, hclog.Warn} {
 		if h.enabled(l) {
 			return l
 		}

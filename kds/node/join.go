@@ -151,14 +151,14 @@ func (n *Node) reportProgress(ctx context.Context, c *ratls.Conn, target uint64)
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
 	store := n.store.Load()
-	reported, idle := uint64(0), time.Now()
+	last := time.Now()
 	for {
 		at := store.AppliedIndex()
-		if at >= target || at > reported && time.Since(idle) > time.Second {
+		if at >= target || time.Since(last) > time.Second { // also when a snapshot keeps it where it is
 			if err := send(c, kindProgress, joinIndex{Index: at}); err != nil {
 				return err
 			}
-			reported, idle = at, time.Now()
+			last = time.Now()
 		}
 		if at >= target {
 			return nil

@@ -53,9 +53,9 @@ func verifyWith(v *attest.Verifier, quote, bundle []byte, now time.Time) (*attes
 }
 
 // judge verifies evidence with the newest collateral known: the bundle that
-// came with it, the replicated set and, where own is set, what this node's own
-// source serves. Otherwise a revoked platform would bring the collateral of a
-// better day.
+// came with it and the replicated set or, for a joiner that has no state yet,
+// what its own source serves. Otherwise a revoked platform would bring the
+// collateral of a better day.
 type judge struct {
 	verifier *attest.Verifier
 	machine  *state.Machine
@@ -125,12 +125,9 @@ type candidate struct {
 func (j *judge) candidates(ctx context.Context, key state.CollateralKey, ev ratls.Evidence) (list []candidate) {
 	if c, ok := j.machine.Collateral(key); ok {
 		list = append(list, candidate{bundle: c.Bundle})
-	}
-	if j.own != nil {
-		if c, err := j.own(ctx, ev.Quote); err == nil {
-			if raw, err := c.Marshal(); err == nil {
-				list = append(list, candidate{raw, true})
-			}
+	} else if c, err := j.own(ctx, ev.Quote); err == nil {
+		if raw, err := c.Marshal(); err == nil {
+			list = append(list, candidate{raw, true})
 		}
 	}
 	if len(ev.Collateral) > 0 && len(ev.Collateral) <= api.MaxCollateral {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -61,6 +62,7 @@ type Node struct {
 	member   atomic.Pointer[membership]
 	secrets  *kds.Secrets // set once before member
 	ready    chan struct{}
+	finished chan struct{} // closed when Run has torn everything down
 	admitSem chan struct{} // one admission at a time
 	replaced chan struct{} // closed when the state gives our slot to another boot
 	replace  sync.Once
@@ -77,7 +79,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, registry: cfg.Registry, verifier: verifier, machine: state.New(),
-		ready: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{})}
+		ready: make(chan struct{}), finished: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{})}
 	if n.cfg.Clock == nil {
 		n.cfg.Clock = time.Now
 	}
@@ -89,7 +91,7 @@ func New(cfg Config) (*Node, error) {
 		n.registry = prometheus.NewRegistry()
 	}
 	n.metrics = newMetrics(n.registry)
-	n.judge = &judge{verifier: verifier, machine: n.machine, clock: n.cfg.Clock}
+	n.judge = &judge{verifier: verifier, machine: n.machine, clock: n.cfg.Clock, own: cfg.Collateral}
 	n.prover = &prover{cfg: &n.cfg}
 	if n.boot, err = newBoot(); err != nil {
 		return nil, err
@@ -173,7 +175,7 @@ func (n *Node) membership() *membership { return n.member.Load() }
 // a graceful stop and returns nil, or until the node fails. It is called once.
 func (n *Node) Run(ctx context.Context) error {
 	if n.running.Swap(true) {
-		return fmt.Errorf("%w: a node runs once", ErrConfig)
+		return fmt.Errorf("%w: a node runs once", ErrClosed)
 	}
 	interrupt := context.AfterFunc(ctx, func() { n.cancel(nil) })
 	defer interrupt()
@@ -282,17 +284,20 @@ func (n *Node) handOver() {
 // returns ErrClosed. It returns when everything has stopped.
 func (n *Node) Close() error {
 	n.cancel(ErrClosed)
-	if s := n.store.Load(); s != nil {
-		s.Shutdown()
+	if !n.running.Swap(true) { // Run was never called and cannot be any more
+		n.closeListeners()
+		return nil
 	}
-	n.closeListeners()
-	n.web.Wait()
-	n.work.Wait()
+	if s := n.store.Load(); s != nil {
+		s.Shutdown() // at once, whatever Run is waiting for
+	}
+	<-n.finished
 	return nil
 }
 
 // teardown ends everything that Run started.
 func (n *Node) teardown() {
+	defer close(n.finished)
 	n.cancel(nil)
 	n.web.Wait() // requests in progress still need the store
 	n.closeListeners()
@@ -379,6 +384,17 @@ func (w watched) Apply(index uint64, entry []byte) any {
 		w.n.onAdmitted(a.Member)
 	}
 	return result
+}
+
+// Restore may skip the entry that gave our slot away.
+func (w watched) Restore(r io.Reader) error {
+	err := w.Machine.Restore(r)
+	if err == nil {
+		for _, m := range w.View().Members {
+			w.n.onAdmitted(m)
+		}
+	}
+	return err
 }
 
 func (n *Node) onAdmitted(m state.Member) {

@@ -11,6 +11,7 @@ import (
 	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/httpapi"
+	"github.com/claviger/claviger/kds/state"
 	"github.com/claviger/claviger/raftstore"
 )
 
@@ -31,6 +32,9 @@ func (r replica) SafeRead(ctx context.Context) error { return translate(r.store.
 func translate(err error) error {
 	if e, ok := errors.AsType[*raftstore.NotLeaderError](err); ok {
 		return &kds.NotLeaderError{Leader: api.ID(e.Leader)}
+	}
+	if errors.Is(err, raftstore.ErrHalted) {
+		return errors.Join(state.ErrHalted, err)
 	}
 	if errors.Is(err, raftstore.ErrNoQuorum) || errors.Is(err, raftstore.ErrStopped) {
 		return errors.Join(kds.ErrNoQuorum, err)
