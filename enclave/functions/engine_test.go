@@ -17,7 +17,7 @@ import (
 // realRunner boots the JavaScript engine once for all tests.
 var realRunner = sync.OnceValues(func() (Runner, error) {
 	e, err := engine.New(testContext, engine.Config{
-		Mode: engine.Compiler, Limits: engine.Limits{Deadline: 2 * time.Second},
+		Mode: engine.Compiler, Limits: engine.Limits{Deadline: time.Second, LoadDeadline: time.Second},
 	})
 	if err != nil {
 		return nil, err

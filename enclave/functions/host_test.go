@@ -88,6 +88,9 @@ func TestFailedCallsLeaveNothing(t *testing.T) {
 	if e.Name != "Error" || e.Message != "secret text" || e.Stack != "at f" || len(e.Logs) != 1 {
 		t.Errorf("the caller does not get the error: %+v", e)
 	}
+	if n := w.runner.ran.Load(); n != 1 {
+		t.Errorf("a call that failed ran %d times", n)
+	}
 	refused(t, c, CodeStorageFull, "putAndSwallow", "k", "v")
 	refused(t, c, CodeStorageFull, "put", "k", strings.Repeat("v", 30_000))
 	refused(t, c, CodeFunctionNotFound, "missing")

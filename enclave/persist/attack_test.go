@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/claviger/claviger/enclave/persist"
@@ -63,6 +64,19 @@ func TestTornTailIsDropped(t *testing.T) {
 		// The register was told of the cut commit: now the cut is a rollback.
 		wantOpen(t, freshOptions(t, with(slot[:n]), register), persist.ErrRolledBack)
 	}
+	// What is left of a long torn record does not follow a short new one.
+	long := persisttest.NewFiles()
+	m := mustCreate(t, unsafeOptions(t, long))
+	mustPut(t, m, "long", strings.Repeat("x", 5000))
+	m.Close()
+	whole := long.Bytes("store.a")
+	cut := with(whole[:len(whole)-100])
+	m = mustOpen(t, unsafeOptions(t, cut))
+	mustPut(t, m, "short", "y")
+	m.Close()
+	if got := contents(t, mustOpen(t, unsafeOptions(t, cut))); got != "short=y" {
+		t.Fatalf("after a long torn record: %q", got)
+	}
 	// A file that grew before its data was written.
 	hole := slices.Concat(slot[:len(slot)-sector], make([]byte, sector))
 	if got := contents(t, mustOpen(t, unsafeOptions(t, with(hole)))); got != "a=2" {
@@ -114,6 +128,17 @@ func TestMovedRecordsAreRefused(t *testing.T) {
 			t.Errorf("%s: %v, want ErrCorrupt", name, err)
 		}
 	}
+	// Two branches of one store, from before the same commits.
+	branch := func(v string) []byte {
+		f := with(s[:4*sector])
+		m := mustOpen(t, unsafeOptions(t, f))
+		mustPut(t, m, "branch", v)
+		mustPut(t, m, "branch", v+v)
+		m.Close()
+		return f.Bytes("store.a")
+	}
+	one, two := branch("1"), branch("2")
+	wantOpen(t, unsafeOptions(t, with(slices.Concat(one[:5*sector], two[5*sector:]))), persist.ErrCorrupt)
 	mixed := with(s)
 	mixed.Set("store.b", other)
 	wantOpen(t, unsafeOptions(t, mixed), persist.ErrCorrupt)
@@ -151,6 +176,9 @@ func TestRegisterRevealsRollback(t *testing.T) {
 	mixed.Set("store.a", states[2].Bytes("store.a"))
 	if got := contents(t, mustOpen(t, freshOptions(t, mixed, register))); got != "a=4" {
 		t.Fatalf("mixed slots: %q", got)
+	}
+	if n := len(mixed.Bytes("store.a")); n != 0 { // or later damage to the new one would bring it back
+		t.Fatalf("the old slot keeps %d bytes", n)
 	}
 	if got := contents(t, mustOpen(t, o)); got != "a=4" {
 		t.Fatalf("the newest state: %q", got)

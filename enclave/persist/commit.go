@@ -96,12 +96,9 @@ func (m *Map) compact() error {
 	s := &slotState{seal: m.seal, generation: m.generation + 1, tree: m.work, seq: m.seq, hash: m.hash}
 	end, err := writeCheckpoint(m.slots[other], s)
 	if err != nil {
-		// A checkpoint that may be whole must not stay beside a slot that goes on
-		// taking commits.
-		if undo := truncate(m.slots[other], 0); undo != nil {
-			return m.fail(fmt.Errorf("%w: compaction: %w", ErrFailed, errors.Join(err, undo)))
-		}
-		return err
+		// The slot in use goes on; its next commit outranks whatever is left of
+		// the attempt, which is emptied to give a full disk its space back.
+		return errors.Join(err, truncate(m.slots[other], 0))
 	}
 	old := m.slots[m.active]
 	m.active, m.generation, m.end, m.checkpoint = other, s.generation, end, end

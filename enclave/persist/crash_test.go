@@ -166,6 +166,38 @@ func TestFullDiskRefusesAndGoesOn(t *testing.T) {
 	}
 }
 
+// TestFailedCompactionCostsNothing fails each step of a compaction; the store goes
+// on in the old slot, and a reader finds every commit.
+func TestFailedCompactionCostsNothing(t *testing.T) {
+	t.Parallel()
+	failed := 0
+	for step := 1; step <= 5; step++ {
+		files := persisttest.NewFiles()
+		o := unsafeOptions(t, files)
+		m := mustCreate(t, o)
+		mustPut(t, m, "a", "1")
+		files.FailAt(step, false)
+		if err := m.Compact(t.Context()); err != nil {
+			failed++
+		}
+		files.FailAt(0, false)
+		for i := range 3 {
+			disk := files.Crash(rand.New(rand.NewPCG(uint64(step), uint64(i))).IntN)
+			if got := contents(t, mustOpen(t, unsafeOptions(t, disk))); got != "a=1" {
+				t.Fatalf("step %d: %q", step, got)
+			}
+		}
+		mustPut(t, m, "b", "2")
+		m.Close()
+		if got := contents(t, mustOpen(t, o)); got != "a=1 b=2" {
+			t.Fatalf("step %d: %q", step, got)
+		}
+	}
+	if failed < 4 {
+		t.Fatalf("only %d compactions failed", failed)
+	}
+}
+
 func TestCompactionByItself(t *testing.T) {
 	t.Parallel()
 	files, register := persisttest.NewFiles(), new(persisttest.Register)
