@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/attest/pck"
 	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/enclave/sim"
 	"github.com/claviger/claviger/kds/api"
@@ -325,4 +326,21 @@ func TestApprovalsByFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.awaitReady(r)
+}
+
+// A member whose platform has been revoked brings the collateral of a better
+// day; the joiner asks its own source.
+func TestJoinerRefusesARevokedMember(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.start("a")
+	m, err := s.world.Machine("machine-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Revoke()
+	err = s.refused(s.config("b", s.launch("machine-b", nodeImage)))
+	if !errors.Is(err, pck.ErrRevoked) {
+		t.Errorf("a revoked member: %v", err)
+	}
 }
