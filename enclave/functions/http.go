@@ -115,7 +115,7 @@ func writeReply(w http.ResponseWriter, reply []byte, err error) {
 	writeJSON(w, http.StatusOK, replyDocument{Reply: base64.StdEncoding.EncodeToString(reply)})
 }
 
-// writeError maps the errors that mean that nothing ran.
+// writeError maps the errors that have no sealed reply.
 func writeError(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, ErrTooLarge), errors.Is(err, mail.ErrTooLarge):
@@ -129,7 +129,7 @@ func writeError(w http.ResponseWriter, err error) {
 	case errors.Is(err, ErrFormat):
 		writeProblem(w, http.StatusBadRequest, CodeBadRequest, err.Error())
 	default:
-		writeProblem(w, http.StatusInternalServerError, CodeInternal, "the runtime failed; nothing ran")
+		writeProblem(w, http.StatusInternalServerError, CodeInternal, "the runtime failed; whether the call happened is unknown")
 	}
 }
 
