@@ -77,6 +77,9 @@ func timely(ctx context.Context, err error) error {
 	if ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("%w: %w: %w", ErrTimeout, cause, err)
+	}
 	return fmt.Errorf("%w: %w", ErrTimeout, err)
 }
 

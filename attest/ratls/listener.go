@@ -88,7 +88,7 @@ func (l *Listener) accept() {
 
 // transient tells a lack of descriptors, which passes, from a listener that is gone.
 func transient(err error) bool {
-	//lint:ignore SA1019 net/http relies on the same distinction; there is no other
+	// net/http draws the same line; there is no other.
 	ne, ok := errors.AsType[interface {
 		error
 		Temporary() bool

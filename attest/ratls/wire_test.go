@@ -230,6 +230,23 @@ func TestHostileClientEvidence(t *testing.T) {
 	}
 }
 
+// Evidence that nobody asked for has no reader: it must not end up in a Peer unverified.
+func TestUnaskedEvidence(t *testing.T) {
+	t.Parallel()
+	server := serverConfig(newBed(t), "node")
+	server.Verify = nil
+	addr, out := serve(t, server)
+	conn, _ := rawTLS(t, addr, nil)
+	if _, err := serverEvidence(conn); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFrame(conn, kindClientEvidence, evidenceFrame{Quote: []byte{1}}); err != nil {
+		t.Fatal(err)
+	}
+	err := readFrame(conn, kindAccept, &accept{})
+	wantRefusal(t, <-out, outcome{err: err}, ErrFrame, CodeFrame)
+}
+
 // A server's words reach logs and terminals: they are bounded and printable, and its code is a word.
 func TestRefusalIsCleaned(t *testing.T) {
 	t.Parallel()
@@ -314,7 +331,7 @@ func TestSilentAfterTLS(t *testing.T) {
 		cfg.HandshakeTimeout = 3 * time.Second
 		start := time.Now()
 		_, err := Server(context.Background(), near, cfg)
-		if !errors.Is(err, ErrTimeout) {
+		if !errors.Is(err, ErrTimeout) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want ErrTimeout", err)
 		}
 		if d := time.Since(start); d < 3*time.Second || d > 3*time.Second+refusalGrace {

@@ -324,12 +324,14 @@ type service struct {
 	cluster cluster
 	epoch   uint64
 
-	mu     sync.Mutex
-	before func(ctx context.Context) error // runs first; an error is the answer
-	key    func(*api.KeyReply)             // changes a key reply after it is complete
-	public func(*api.PublicKeyReply)
-	calls  int
-	seen   api.Evidence
+	mu       sync.Mutex
+	before   func(ctx context.Context) error // runs first; an error is the answer
+	key      func(*api.KeyReply)             // changes a key reply after it is complete
+	public   func(*api.PublicKeyReply)
+	verdict  func(*api.Verdict)
+	describe func(*api.Cluster)
+	calls    int
+	seen     api.Evidence
 }
 
 func (s *service) enter(ctx context.Context) error {
@@ -341,12 +343,6 @@ func (s *service) enter(ctx context.Context) error {
 		return before(ctx)
 	}
 	return nil
-}
-
-func (s *service) set(before func(context.Context) error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.before = before
 }
 
 func (s *service) count() int {
@@ -415,7 +411,11 @@ func (s *service) PublicKey(ctx context.Context, req api.PublicKeyRequest) (api.
 }
 
 func (s *service) Attest(ctx context.Context, req api.AttestRequest) (api.Verdict, error) {
-	return api.Verdict{OK: true, Status: "UpToDate", ClusterID: s.cluster.id, Epoch: s.epoch, Time: instant}, s.enter(ctx)
+	v := api.Verdict{OK: true, Status: "UpToDate", ClusterID: s.cluster.id, Epoch: s.epoch, Time: instant}
+	if s.verdict != nil {
+		s.verdict(&v)
+	}
+	return v, s.enter(ctx)
 }
 
 func (s *service) Cluster(ctx context.Context) (api.Cluster, error) {
@@ -428,6 +428,9 @@ func (s *service) Cluster(ctx context.Context) (api.Cluster, error) {
 	}
 	var err error
 	out.Checkpoint, err = api.SignCheckpoint(s.cluster.identity, out.ClusterID, out.Epoch, out.LogSize, out.LogRoot)
+	if s.describe != nil {
+		s.describe(&out)
+	}
 	return out, err
 }
 

@@ -172,6 +172,9 @@ func TestEvidenceIsRequired(t *testing.T) {
 			}
 			closed++
 			wantProblem(t, w, 401, api.CodeEvidenceMissing)
+			// The body of a stranger is not even read.
+			w = s.ask(rt.method, rt.path, strings.Repeat("x", api.MaxAttestBody+1), peer)
+			wantProblem(t, w, 401, api.CodeEvidenceMissing)
 		}
 		if closed != 1 || slices.Contains(s.fake.asked, "release") {
 			t.Errorf("%s: %d closed routes, service saw %v", name, closed, s.fake.asked)
