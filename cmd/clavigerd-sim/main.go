@@ -76,7 +76,7 @@ func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error
 		return err
 	}
 	p := kdsd.Platform{TEE: tee, Root: place.World.Root(), Collateral: place.World.Collateral}
-	if genesis {
+	if genesis && c.Genesis != nil { // without the section kdsd refuses, and says so
 		key, err := readOperator(c.OperatorKey)
 		if err != nil {
 			return &cli.UsageError{Err: err}
