@@ -35,6 +35,8 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"evidence": evidence, "mangle": mangle, "json": checkJSON, "code": checkCode,
+			"freeport": freePort, "await": awaitFile, "awaitport": awaitPort, "samekey": sameKey,
+			"constraint": constraintOf, "agematch": ageMatch,
 		},
 	})
 }
