@@ -6,6 +6,8 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -17,6 +19,30 @@ type hclogAdapter struct {
 	log     *slog.Logger
 	name    string
 	implied []any
+	once    *onceIn
+}
+
+// repeatEvery is how often one warning of raft's is shown: it repeats them with
+// every attempt to reach a peer that is down.
+const repeatEvery = 10 * time.Second
+
+type onceIn struct {
+	mu   sync.Mutex
+	last map[string]time.Time // by message; raft has a few dozen
+}
+
+func (o *onceIn) again(msg string, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now.Sub(o.last[msg]) < repeatEvery {
+		return true
+	}
+	o.last[msg] = now
+	return false
+}
+
+func newHclog(log *slog.Logger) *hclogAdapter {
+	return &hclogAdapter{log: log, name: "raft", once: &onceIn{last: map[string]time.Time{}}}
 }
 
 var _ hclog.Logger = (*hclogAdapter)(nil)
@@ -53,7 +79,11 @@ func (h *hclogAdapter) Log(l hclog.Level, msg string, args ...any) {
 		}
 		out = append(out, a)
 	}
-	h.log.Log(context.Background(), slogLevel(l), msg, out...)
+	level := slogLevel(l)
+	if level >= slog.LevelWarn && h.once.again(msg, time.Now()) {
+		level = slog.LevelDebug
+	}
+	h.log.Log(context.Background(), level, msg, out...)
 }
 
 func renderFormat(v hclog.Format) string {
@@ -81,7 +111,7 @@ func (h *hclogAdapter) ImpliedArgs() []any { return h.implied }
 
 func (h *hclogAdapter) With(args ...any) hclog.Logger {
 	all := append(append([]any(nil), h.implied...), args...)
-	return &hclogAdapter{log: h.log.With(args...), name: h.name, implied: all}
+	return &hclogAdapter{log: h.log.With(args...), name: h.name, implied: all, once: h.once}
 }
 
 func (h *hclogAdapter) Name() string { return h.name }
@@ -89,7 +119,7 @@ func (h *hclogAdapter) Name() string { return h.name }
 func (h *hclogAdapter) Named(name string) hclog.Logger { return h.ResetNamed(h.name + name) }
 
 func (h *hclogAdapter) ResetNamed(name string) hclog.Logger {
-	return &hclogAdapter{log: h.log, name: name, implied: h.implied}
+	return &hclogAdapter{log: h.log, name: name, implied: h.implied, once: h.once}
 }
 
 // SetLevel does nothing: the slog handler decides.

@@ -119,7 +119,7 @@ func (s *Store) raftConfig() *raft.Config {
 	// hears and that, outside its own configuration, never campaigns.
 	rc.ShutdownOnRemove = false
 	rc.NoLegacyTelemetry = true
-	rc.Logger = &hclogAdapter{log: s.log, name: "raft"}
+	rc.Logger = newHclog(s.log)
 	return rc
 }
 

@@ -19,7 +19,7 @@ const (
 	ApprovalsFile = "genesis-approvals.json" // a list of Approval, brought by the operators
 
 	maxApprovals = 64 << 10 // bytes of the approvals file
-	pollInterval = time.Second
+	pollInterval = 500 * time.Millisecond
 )
 
 // ApproveByFile returns an Approve that writes the statement into dir, for
@@ -51,30 +51,37 @@ func ApproveByFile(dir string, told func(path string)) func(context.Context, *St
 	}
 }
 
+// awaitApprovals polls: an enclave has no other way to hear of a file. A file
+// that does not parse may still be on its way, so it is looked at again.
 func awaitApprovals(ctx context.Context, path string) ([]Approval, error) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		f, err := os.Open(path)
+		list, err := readApprovals(path)
 		if err == nil {
-			raw, err := io.ReadAll(io.LimitReader(f, maxApprovals+1))
-			f.Close()
-			if err != nil {
-				return nil, fmt.Errorf("node: genesis approvals: %w", err)
-			}
-			var list []Approval
-			if err := api.DecodeJSON(raw, maxApprovals, &list); err != nil {
-				return nil, fmt.Errorf("%w: %s: %w", ErrApproval, ApprovalsFile, err)
-			}
 			return list, nil
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("node: genesis approvals: %w", err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", ErrApproval, ctx.Err())
+			return nil, fmt.Errorf("%w: %w: %w", ErrApproval, ctx.Err(), err)
 		case <-tick.C:
 		}
 	}
+}
+
+func readApprovals(path string) ([]Approval, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxApprovals+1))
+	if err != nil {
+		return nil, err
+	}
+	var list []Approval
+	if err := api.DecodeJSON(raw, maxApprovals, &list); err != nil {
+		return nil, fmt.Errorf("%s: %w", ApprovalsFile, err)
+	}
+	return list, nil
 }

@@ -398,7 +398,11 @@ func (w watched) Restore(r io.Reader) error {
 }
 
 func (n *Node) onAdmitted(m state.Member) {
-	n.log.Info("admitted", "member", m.Slot, "incarnation", m.Incarnation, "server", api.ID(m.ServerID))
+	level := slog.LevelDebug
+	if n.IsLeader() {
+		level = slog.LevelInfo
+	}
+	n.log.Log(n.ctx, level, "admitted", "member", m.Slot, "incarnation", m.Incarnation, "server", api.ID(m.ServerID))
 	if mine := n.membership(); m.Slot == n.cfg.Slot && m.ServerID != n.boot.id && mine != nil && m.Incarnation > mine.Incarnation {
 		n.replace.Do(func() { close(n.replaced) })
 	}
