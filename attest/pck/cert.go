@@ -42,13 +42,14 @@ const (
 )
 
 // parsePEM decodes exactly n PEM certificates and nothing else. White space may stand between them but need not: there are
-// real quotes without a line break between one END and the next BEGIN. The NUL that C code appends may follow them.
-func parsePEM(raw []byte, n int) ([]*x509.Certificate, error) {
+// real quotes without a line break between one END and the next BEGIN. The NUL that C code appends may follow them. A
+// certificate that known (may be nil) has is taken from there instead of being decoded again.
+func parsePEM(raw []byte, n int, known *Store) ([]*certificate, error) {
 	const blank = " \t\r\n"
 	if len(raw) > maxChainBytes {
 		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrFormat, len(raw), maxChainBytes)
 	}
-	var certs []*x509.Certificate
+	certs := make([]*certificate, 0, n)
 	rest := bytes.TrimRight(raw, blank+"\x00")
 	for {
 		if rest = bytes.TrimLeft(rest, blank); len(rest) == 0 {
@@ -65,9 +66,11 @@ func parsePEM(raw []byte, n int) ([]*x509.Certificate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: certificate %d is not base64", ErrFormat, len(certs)+1)
 		}
-		cert, err := parseCert(der)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
+		cert := known.find(der)
+		if cert == nil {
+			if cert, err = parseCert(der); err != nil {
+				return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
+			}
 		}
 		certs = append(certs, cert)
 	}
@@ -77,8 +80,15 @@ func parsePEM(raw []byte, n int) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
+// certificate is a decoded certificate. It does not change.
+type certificate struct {
+	*x509.Certificate
+	key    *ecdsa.PublicKey // P-256
+	serial string           // number, big endian, as revocation lists are searched for it
+}
+
 // parseCert decodes one certificate, of version 3, with a P-256 key, signed by ECDSA with SHA-256.
-func parseCert(der []byte) (*x509.Certificate, error) {
+func parseCert(der []byte) (*certificate, error) {
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
@@ -94,11 +104,11 @@ func parseCert(der []byte) (*x509.Certificate, error) {
 	case len(cert.UnhandledCriticalExtensions) != 0:
 		return nil, fmt.Errorf("%w: unknown critical extension %v", ErrFormat, cert.UnhandledCriticalExtensions[0])
 	}
-	return cert, nil
+	return &certificate{cert, key, string(cert.SerialNumber.Bytes())}, nil
 }
 
-// publicKey returns the key, which parseCert has checked to be P-256.
-func publicKey(cert *x509.Certificate) *ecdsa.PublicKey { return cert.PublicKey.(*ecdsa.PublicKey) }
+// sameKey compares two P-256 keys; the same key in the same place is the common case.
+func sameKey(a, b *ecdsa.PublicKey) bool { return a != nil && b != nil && (a == b || a.Equal(b)) }
 
 // checkSigned verifies an ASN.1 signature by key over the SHA-256 of signed.
 func checkSigned(key *ecdsa.PublicKey, signed, signature []byte) bool {
@@ -106,39 +116,51 @@ func checkSigned(key *ecdsa.PublicKey, signed, signature []byte) bool {
 	return ecdsa.VerifyASN1(key, digest[:], signature)
 }
 
-// checkValidity says whether now lies within [from, to], both ends included, as Intel's library compares.
-func checkValidity(what string, from, to, now time.Time) error {
+// checkValidity says whether now lies within the certificate's validity, both ends included, as Intel's library compares.
+func (c *certificate) checkValidity(now time.Time) error {
+	return checkValidity("certificate ", c.Subject.CommonName, c.NotBefore, c.NotAfter, now)
+}
+
+// checkValidity says whether now lies within [from, to], both ends included. What is valid has a kind and a name.
+func checkValidity(kind, name string, from, to, now time.Time) error {
 	const layout = time.RFC3339
 	switch {
 	case now.Before(from):
-		return fmt.Errorf("%w: %s is valid from %s, the time is %s", ErrValidity, what, from.UTC().Format(layout), now.UTC().Format(layout))
+		return fmt.Errorf("%w: %s%s is valid from %s, the time is %s", ErrValidity, kind, name, from.UTC().Format(layout), now.UTC().Format(layout))
 	case now.After(to):
-		return fmt.Errorf("%w: %s expired at %s, the time is %s", ErrValidity, what, to.UTC().Format(layout), now.UTC().Format(layout))
+		return fmt.Errorf("%w: %s%s expired at %s, the time is %s", ErrValidity, kind, name, to.UTC().Format(layout), now.UTC().Format(layout))
 	}
 	return nil
 }
 
 // checkRoot verifies that cert is a root certificate for the trusted key. The certificate itself is not pinned: Intel
 // issued two (valid to 2033 and to 2049) under one key.
-func checkRoot(cert *x509.Certificate, trusted *ecdsa.PublicKey) error {
+func checkRoot(cert *certificate, known *Store) error {
 	switch {
 	case cert.Subject.CommonName != RootCN || !bytes.Equal(cert.RawSubject, cert.RawIssuer):
 		return fmt.Errorf("%w: root is %q, issued by %q", ErrName, cert.Subject.CommonName, cert.Issuer.CommonName)
-	case trusted == nil || !publicKey(cert).Equal(trusted):
+	case !sameKey(cert.key, known.trusted):
 		return fmt.Errorf("%w: root certificate has another key", ErrUntrusted)
-	case !checkSigned(trusted, cert.RawTBSCertificate, cert.Signature):
+	case !known.signed(cert):
 		return fmt.Errorf("%w: root certificate", ErrSignature)
 	}
-	return checkCA(cert)
+	return checkCA(cert.Certificate)
 }
 
-// checkIssued verifies that issuer issued cert: name and signature. The issuer has been verified.
-func checkIssued(what string, cert, issuer *x509.Certificate) error {
+// checkIssuedByRoot verifies that root, which checkRoot has accepted, issued cert: name and signature.
+func checkIssuedByRoot(what string, cert, root *certificate, known *Store) error {
+	if err := checkIssuerName(what, cert, root); err != nil {
+		return err
+	}
+	if !known.signed(cert) { // by the trusted key, which is the root's
+		return fmt.Errorf("%w: %s", ErrSignature, what)
+	}
+	return nil
+}
+
+func checkIssuerName(what string, cert, issuer *certificate) error {
 	if !bytes.Equal(cert.RawIssuer, issuer.RawSubject) {
 		return fmt.Errorf("%w: %s is issued by %q, not by %q", ErrName, what, cert.Issuer.CommonName, issuer.Subject.CommonName)
-	}
-	if !checkSigned(publicKey(issuer), cert.RawTBSCertificate, cert.Signature) {
-		return fmt.Errorf("%w: %s", ErrSignature, what)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package pck
 
 import (
 	"crypto/ecdsa"
-	"crypto/x509"
 	"fmt"
 	"time"
 )
@@ -18,7 +17,7 @@ const (
 
 // Chain is a parsed PCK certificate chain. It is not trusted before Verify.
 type Chain struct {
-	leaf, intermediate, root *x509.Certificate
+	leaf, intermediate, root *certificate
 	extensions               Extensions
 	ca                       CA
 }
@@ -26,14 +25,16 @@ type Chain struct {
 // ParseChain decodes the certification data of a quote (type 5): three PEM certificates, the PCK certificate, its CA and the
 // root, in any order (real quotes carry them in more than one), at most 64 KiB. Each is told by its common name. The SGX
 // extensions are decoded; nothing is verified.
-func ParseChain(raw []byte) (*Chain, error) {
-	certs, err := parsePEM(raw, 3)
+func ParseChain(raw []byte) (*Chain, error) { return parseChain(raw, nil) }
+
+func parseChain(raw []byte, known *Store) (*Chain, error) {
+	certs, err := parsePEM(raw, 3, known)
 	if err != nil {
 		return nil, err
 	}
 	c := new(Chain)
 	for _, cert := range certs {
-		var place **x509.Certificate
+		var place **certificate
 		switch cn := cert.Subject.CommonName; cn {
 		case LeafCN:
 			place = &c.leaf
@@ -52,7 +53,7 @@ func ParseChain(raw []byte) (*Chain, error) {
 		*place = cert
 	}
 	// Three certificates in three places, none twice: each place is taken.
-	if c.extensions, err = parseExtensions(c.leaf); err != nil {
+	if c.extensions, err = parseExtensions(c.leaf.Certificate); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -61,32 +62,41 @@ func ParseChain(raw []byte) (*Chain, error) {
 // Verify checks names, issuers, uses, signatures and validity at now, up to a root certificate that holds the trusted key.
 // Revocation is separate: see CheckRevocation.
 func (c *Chain) Verify(trusted *ecdsa.PublicKey, now time.Time) error {
-	if err := checkRoot(c.root, trusted); err != nil {
-		return err
-	}
-	if err := checkIssued("PCK CA certificate", c.intermediate, c.root); err != nil {
-		return err
-	}
-	if err := checkCA(c.intermediate); err != nil {
-		return err
-	}
-	if err := checkIssued("PCK certificate", c.leaf, c.intermediate); err != nil {
-		return err
-	}
-	if err := checkEnd(c.leaf); err != nil {
+	if err := c.verify(NewStore(trusted)); err != nil {
 		return err
 	}
 	return c.CheckValidity(now)
 }
 
+// verify checks all that does not depend on the time.
+func (c *Chain) verify(known *Store) error {
+	if err := verifyIssuer(c.intermediate, c.root, known); err != nil {
+		return err
+	}
+	const what = "PCK certificate"
+	if err := checkIssuerName(what, c.leaf, c.intermediate); err != nil {
+		return err
+	}
+	if !checkSigned(c.intermediate.key, c.leaf.RawTBSCertificate, c.leaf.Signature) {
+		return fmt.Errorf("%w: %s", ErrSignature, what)
+	}
+	return checkEnd(c.leaf.Certificate)
+}
+
+// verifyIssuer checks all of a PCK CA and its root that does not depend on the time.
+func verifyIssuer(intermediate, root *certificate, known *Store) error {
+	if err := checkRoot(root, known); err != nil {
+		return err
+	}
+	if err := checkIssuedByRoot("PCK CA certificate", intermediate, root, known); err != nil {
+		return err
+	}
+	return checkCA(intermediate.Certificate)
+}
+
 // CheckValidity checks only the validity periods, for a chain whose Verify has succeeded at another time.
 func (c *Chain) CheckValidity(now time.Time) error {
-	for _, cert := range []*x509.Certificate{c.root, c.intermediate, c.leaf} {
-		if err := checkValidity("certificate "+cert.Subject.CommonName, cert.NotBefore, cert.NotAfter, now); err != nil {
-			return err
-		}
-	}
-	return nil
+	return checkAll(now, c.root, c.intermediate, c.leaf)
 }
 
 // CheckRevocation verifies both revocation lists, see CRL, and looks up the PCK CA in the root's and the PCK
@@ -108,7 +118,7 @@ func (c *Chain) CheckRevocation(rootCRL, pckCRL *CRL, now time.Time, grace time.
 }
 
 // Key returns the public half of the provisioning certification key, which signs QE reports.
-func (c *Chain) Key() *ecdsa.PublicKey { return publicKey(c.leaf) }
+func (c *Chain) Key() *ecdsa.PublicKey { return c.leaf.key }
 
 // Extensions returns the SGX extensions of the PCK certificate.
 func (c *Chain) Extensions() Extensions { return c.extensions }
@@ -122,12 +132,14 @@ func (c *Chain) NotAfter() time.Time { return earliest(c.leaf, c.intermediate, c
 // SigningChain is the parsed chain of the certificate that signs TCB info and QE identities. It is not trusted before
 // Verify.
 type SigningChain struct {
-	leaf, root *x509.Certificate
+	leaf, root *certificate
 }
 
 // ParseSigningChain decodes two PEM certificates, in the order TCB signing certificate, root. Nothing is verified.
-func ParseSigningChain(raw []byte) (*SigningChain, error) {
-	certs, err := parsePEM(raw, 2)
+func ParseSigningChain(raw []byte) (*SigningChain, error) { return parseSigningChain(raw, nil) }
+
+func parseSigningChain(raw []byte, known *Store) (*SigningChain, error) {
+	certs, err := parsePEM(raw, 2, known)
 	if err != nil {
 		return nil, err
 	}
@@ -140,19 +152,27 @@ func ParseSigningChain(raw []byte) (*SigningChain, error) {
 // Verify checks names, issuer, uses, signatures and validity at now up to a root certificate that holds the trusted key,
 // and that rootCRL is in force (see CRL) and does not revoke the signing certificate.
 func (c *SigningChain) Verify(trusted *ecdsa.PublicKey, rootCRL *CRL, now time.Time, grace time.Duration) error {
-	if err := checkRoot(c.root, trusted); err != nil {
+	if err := c.verify(NewStore(trusted)); err != nil {
 		return err
 	}
-	if err := checkIssued("TCB signing certificate", c.leaf, c.root); err != nil {
+	return c.Check(rootCRL, now, grace)
+}
+
+// verify checks all that does not depend on the time.
+func (c *SigningChain) verify(known *Store) error {
+	if err := checkRoot(c.root, known); err != nil {
 		return err
 	}
-	if err := checkEnd(c.leaf); err != nil {
+	if err := checkIssuedByRoot("TCB signing certificate", c.leaf, c.root, known); err != nil {
 		return err
 	}
-	for _, cert := range []*x509.Certificate{c.root, c.leaf} {
-		if err := checkValidity("certificate "+cert.Subject.CommonName, cert.NotBefore, cert.NotAfter, now); err != nil {
-			return err
-		}
+	return checkEnd(c.leaf.Certificate)
+}
+
+// Check checks only validity at now and revocation by rootCRL, for a chain that is verified.
+func (c *SigningChain) Check(rootCRL *CRL, now time.Time, grace time.Duration) error {
+	if err := checkAll(now, c.root, c.leaf); err != nil {
+		return err
 	}
 	if err := rootCRL.verify("root revocation list", c.root, now, grace); err != nil {
 		return err
@@ -164,12 +184,22 @@ func (c *SigningChain) Verify(trusted *ecdsa.PublicKey, rootCRL *CRL, now time.T
 }
 
 // Key returns the public key that signs collateral.
-func (c *SigningChain) Key() *ecdsa.PublicKey { return publicKey(c.leaf) }
+func (c *SigningChain) Key() *ecdsa.PublicKey { return c.leaf.key }
 
 // NotAfter returns the earlier end of validity in the chain.
 func (c *SigningChain) NotAfter() time.Time { return earliest(c.leaf, c.root) }
 
-func earliest(certs ...*x509.Certificate) time.Time {
+// checkAll checks the validity of several certificates.
+func checkAll(now time.Time, certs ...*certificate) error {
+	for _, cert := range certs {
+		if err := cert.checkValidity(now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func earliest(certs ...*certificate) time.Time {
 	first := certs[0].NotAfter
 	for _, cert := range certs[1:] {
 		if cert.NotAfter.Before(first) {

@@ -73,25 +73,29 @@ func ParseCRL(raw []byte) (*CRL, error) {
 
 // verify checks that issuer, which has been verified, issued the list, and that now lies within its update times, both ends
 // included; grace extends the later one.
-func (c *CRL) verify(what string, issuer *x509.Certificate, now time.Time, grace time.Duration) error {
+func (c *CRL) verify(what string, issuer *certificate, now time.Time, grace time.Duration) error {
 	if c == nil {
 		return fmt.Errorf("%w: %s is missing", ErrCRL, what)
 	}
 	if !bytes.Equal(c.list.RawIssuer, issuer.RawSubject) {
 		return fmt.Errorf("%w: %s is issued by %q, not by %q", ErrCRLIssuer, what, c.list.Issuer.CommonName, issuer.Subject.CommonName)
 	}
-	key := publicKey(issuer)
-	if known := c.signer.Load(); known == nil || !known.Equal(key) {
+	key := issuer.key
+	if !sameKey(c.signer.Load(), key) {
 		if !checkSigned(key, c.list.RawTBSRevocationList, c.list.Signature) {
 			return fmt.Errorf("%w: %s", ErrSignature, what)
 		}
 		c.signer.Store(key)
 	}
-	return checkValidity(what, c.list.ThisUpdate, c.list.NextUpdate.Add(grace), now)
+	return checkValidity(what, "", c.list.ThisUpdate, c.list.NextUpdate.Add(grace), now)
 }
 
-func (c *CRL) revokes(cert *x509.Certificate) bool {
-	_, found := c.revoked[string(cert.SerialNumber.Bytes())]
+// Signed reports whether the signature has been seen to verify under the key of an issuer that was verified. It says
+// nothing about time.
+func (c *CRL) Signed() bool { return c != nil && c.signer.Load() != nil }
+
+func (c *CRL) revokes(cert *certificate) bool {
+	_, found := c.revoked[cert.serial]
 	return found
 }
 

@@ -2,7 +2,6 @@ package pck
 
 import (
 	"crypto/ecdsa"
-	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"time"
@@ -12,13 +11,15 @@ import (
 // the header SGX-PCK-CRL-Issuer-Chain. With it a revocation list can be verified before any quote is at hand. It is not
 // trusted before Verify.
 type IssuerChain struct {
-	intermediate, root *x509.Certificate
+	intermediate, root *certificate
 	ca                 CA
 }
 
 // ParseIssuerChain decodes two PEM certificates, in the order PCK CA, root. Nothing is verified.
-func ParseIssuerChain(raw []byte) (*IssuerChain, error) {
-	certs, err := parsePEM(raw, 2)
+func ParseIssuerChain(raw []byte) (*IssuerChain, error) { return parseIssuerChain(raw, nil) }
+
+func parseIssuerChain(raw []byte, known *Store) (*IssuerChain, error) {
+	certs, err := parsePEM(raw, 2, known)
 	if err != nil {
 		return nil, err
 	}
@@ -42,19 +43,16 @@ func (c *Chain) Issuer() *IssuerChain {
 // Verify checks names, issuer, uses, signatures and validity at now up to a root certificate that holds the trusted key,
 // and that rootCRL is in force (see CRL) and does not revoke the PCK CA.
 func (c *IssuerChain) Verify(trusted *ecdsa.PublicKey, rootCRL *CRL, now time.Time, grace time.Duration) error {
-	if err := checkRoot(c.root, trusted); err != nil {
+	if err := verifyIssuer(c.intermediate, c.root, NewStore(trusted)); err != nil {
 		return err
 	}
-	if err := checkIssued("PCK CA certificate", c.intermediate, c.root); err != nil {
+	return c.Check(rootCRL, now, grace)
+}
+
+// Check checks only validity at now and revocation by rootCRL, for a chain that is verified.
+func (c *IssuerChain) Check(rootCRL *CRL, now time.Time, grace time.Duration) error {
+	if err := checkAll(now, c.root, c.intermediate); err != nil {
 		return err
-	}
-	if err := checkCA(c.intermediate); err != nil {
-		return err
-	}
-	for _, cert := range []*x509.Certificate{c.root, c.intermediate} {
-		if err := checkValidity("certificate "+cert.Subject.CommonName, cert.NotBefore, cert.NotAfter, now); err != nil {
-			return err
-		}
 	}
 	if err := rootCRL.verify("root revocation list", c.root, now, grace); err != nil {
 		return err
@@ -79,7 +77,7 @@ func (c *IssuerChain) NotAfter() time.Time { return earliest(c.intermediate, c.r
 
 // PEM encodes the chain, PCK CA first.
 func (c *IssuerChain) PEM() (out []byte) {
-	for _, cert := range []*x509.Certificate{c.intermediate, c.root} {
+	for _, cert := range []*certificate{c.intermediate, c.root} {
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
 	}
 	return out
