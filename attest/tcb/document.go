@@ -27,8 +27,8 @@ var (
 	ErrQE          = errors.New("tcb: quoting enclave does not match its identity")
 )
 
-// open splits a signed envelope {name: {…}, "signature": "…"}, verifies the signature by signer over the exact bytes of the
-// inner object, and only then decodes those bytes.
+// open splits a signed envelope {name: {…}, "signature": "…"} and verifies the signature by signer over the exact bytes of
+// the inner object. What it returns was decoded from those bytes and nothing else: a JSON value is a slice of the text.
 func open(envelope []byte, name string, signer *ecdsa.PublicKey) (value, error) {
 	if len(envelope) > maxDocument {
 		return value{}, fmt.Errorf("%w: %d bytes, the limit is %d", ErrFormat, len(envelope), maxDocument)
@@ -37,7 +37,7 @@ func open(envelope []byte, name string, signer *ecdsa.PublicKey) (value, error) 
 	if err != nil {
 		return value{}, err
 	}
-	r := newReader(outer, "envelope")
+	r := newReader(outer, root("envelope"))
 	inner, _ := r.get(name, '{')
 	var signature [64]byte
 	r.hex("signature", signature[:])
@@ -52,7 +52,7 @@ func open(envelope []byte, name string, signer *ecdsa.PublicKey) (value, error) 
 	if signer == nil || !ecdsa.Verify(signer, digest[:], rr, s) {
 		return value{}, fmt.Errorf("%w: %s", ErrSignature, name)
 	}
-	return decode(inner.raw)
+	return inner, nil
 }
 
 // hexID is the upper-case hexadecimal form of one byte.

@@ -291,7 +291,7 @@ func TestVectors(t *testing.T) {
 		if err != nil || !json.Valid(raw) {
 			t.Fatalf("%s: %v", filepath.Base(name), err)
 		}
-		r := newReader(outer, "envelope")
+		r := newReader(outer, root("envelope"))
 		if body, ok := r.lookup("tcbInfo"); ok {
 			infos++
 			_, err = parseInfo(body)

@@ -49,7 +49,7 @@ func VerifyIdentity(envelope []byte, signer *ecdsa.PublicKey) (*Identity, error)
 }
 
 func parseIdentity(v value) (*Identity, error) {
-	r := newReader(v, "enclaveIdentity")
+	r := newReader(v, root("enclaveIdentity"))
 	id := &Identity{ID: r.str("id"), Version: int(r.uint("version", 1<<16))}
 	if r.err == nil && (id.Version != 2 || id.ID != QE && id.ID != TDQE) {
 		return nil, fmt.Errorf("%w: enclave identity version %d of %q", ErrUnsupported, id.Version, id.ID)

@@ -74,7 +74,7 @@ func VerifyInfo(envelope []byte, signer *ecdsa.PublicKey) (*Info, error) {
 }
 
 func parseInfo(v value) (*Info, error) {
-	r := newReader(v, "tcbInfo")
+	r := newReader(v, root("tcbInfo"))
 	info := &Info{ID: SGX, Version: int(r.uint("version", 1<<16))}
 	switch {
 	case r.err != nil:
@@ -96,7 +96,7 @@ func parseInfo(v value) (*Info, error) {
 	info.EvaluationNumber = int(r.uint("tcbEvaluationDataNumber", 1<<31-1))
 	info.parseModules(r)
 	for i, member := range r.list("tcbLevels", maxLevels) {
-		level, err := parseLevel(member, info.ID, info.Version, i)
+		level, err := parseLevel(member, r.where.element("tcbLevels", i), info.ID, info.Version)
 		if err != nil {
 			return nil, err
 		}
@@ -140,13 +140,13 @@ func (info *Info) parseModules(r *reader) {
 		r.fail("tdxModule", "is missing")
 		return
 	}
-	mr := newReader(module, "tcbInfo.tdxModule")
+	mr := newReader(module, r.where.member("tdxModule"))
 	info.Module = new(parseModule(mr))
 	if r.err = cmp.Or(r.err, mr.err); r.err != nil || !hasIdentities {
 		return
 	}
 	for i, member := range r.list("tdxModuleIdentities", maxIdentities) {
-		mr := newReader(member, fmt.Sprintf("tcbInfo.tdxModuleIdentities[%d]", i))
+		mr := newReader(member, r.where.element("tdxModuleIdentities", i))
 		// Intel's library compares the id without regard to case.
 		m := ModuleLevel{ID: strings.ToUpper(mr.str("id")), Module: parseModule(mr), Levels: parseISVLevels(mr, 255)}
 		slices.SortStableFunc(m.Levels, func(a, b ISVLevel) int { return cmp.Compare(b.ISVSVN, a.ISVSVN) })
@@ -176,11 +176,11 @@ func parseModule(r *reader) (m Module) {
 	return m
 }
 
-func parseLevel(v value, id string, version, index int) (Level, error) {
-	r := newReader(v, fmt.Sprintf("tcbInfo.tcbLevels[%d]", index))
+func parseLevel(v value, where *place, id string, version int) (Level, error) {
+	r := newReader(v, where)
 	level := Level{Date: r.time("tcbDate"), Status: parseStatus(r), Advisories: r.strings("advisoryIDs", maxAdvisories)}
 	inner, _ := r.get("tcb", '{')
-	t := newReader(inner, r.where+".tcb")
+	t := newReader(inner, r.where.member("tcb"))
 	if r.err != nil {
 		return Level{}, r.err
 	}
@@ -204,22 +204,23 @@ func parseComponents(t *reader, key string, dst *[16]byte) {
 		t.fail(key, "does not have 16 members")
 	}
 	for i, m := range members {
-		c := newReader(m, fmt.Sprintf("%s.%s[%d]", t.where, key, i))
-		svn := byte(c.uint("svn", 255))
-		if t.err = cmp.Or(t.err, c.err); t.err != nil {
+		svn, _ := m.lookup("svn")
+		n, ok := svn.uint(255)
+		if !ok {
+			t.fail(fmt.Sprintf("%s[%d].svn", key, i), "is not an integer from 0 to 255")
 			return
 		}
-		dst[i] = svn
+		dst[i] = byte(n)
 	}
 }
 
 // parseISVLevels decodes the levels of an enclave or module, in the order of the document.
 func parseISVLevels(r *reader, limit uint64) (levels []ISVLevel) {
 	for i, m := range r.list("tcbLevels", maxLevels) {
-		l := newReader(m, fmt.Sprintf("%s.tcbLevels[%d]", r.where, i))
+		l := newReader(m, r.where.element("tcbLevels", i))
 		level := ISVLevel{Date: l.time("tcbDate"), Status: parseStatus(l), Advisories: l.strings("advisoryIDs", maxAdvisories)}
 		inner, _ := l.get("tcb", '{')
-		t := newReader(inner, l.where+".tcb")
+		t := newReader(inner, l.where.member("tcb"))
 		level.ISVSVN = uint16(t.uint("isvsvn", limit))
 		if level.Status != UpToDate && level.Status != OutOfDate && level.Status != Revoked {
 			l.fail("tcbStatus", "is no status of an enclave or module")

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf8"
@@ -17,12 +18,12 @@ const (
 )
 
 // value is one decoded JSON value. The decoder exists because encoding/json matches keys without regard to case and lets
-// the last of repeated keys win: two readings of one signed document.
+// the last of repeated keys win: two readings of one signed document. Slices of bytes share memory with the input.
 type value struct {
 	kind    byte // '{', '[', '"', '0' for numbers, 't' for booleans, 'n' for null
 	raw     []byte
-	text    string   // the string, or the number as written
-	keys    []string // of an object, in order
+	text    []byte   // the string, or the number as written
+	keys    [][]byte // of an object, in order
 	members []value  // of an object (parallel to keys) or an array
 }
 
@@ -31,11 +32,15 @@ type decoder struct {
 	data  []byte
 	pos   int
 	count int
+
+	// Members of objects and arrays that are still open lie on these stacks; a closed one gets a slice of the exact size.
+	values []value
+	keys   [][]byte
 }
 
 // decode reads the whole of data as one value.
 func decode(data []byte) (value, error) {
-	d := &decoder{data: data}
+	d := &decoder{data: data, values: make([]value, 0, 128), keys: make([][]byte, 0, 64)}
 	if !utf8.Valid(data) {
 		return value{}, fmt.Errorf("%w: not UTF-8", ErrFormat)
 	}
@@ -111,6 +116,7 @@ func (d *decoder) object(depth int) (value, error) {
 	if d.accept('}') {
 		return v, nil
 	}
+	keys, values := len(d.keys), len(d.values)
 	for {
 		if d.space(); d.pos == len(d.data) || d.data[d.pos] != '"' {
 			return value{}, d.fail("a key is missing")
@@ -119,23 +125,25 @@ func (d *decoder) object(depth int) (value, error) {
 		if err != nil {
 			return value{}, err
 		}
-		for _, k := range v.keys {
-			if k == key {
-				return value{}, d.fail("repeated key " + strconv.Quote(key))
+		for _, k := range d.keys[keys:] {
+			if bytes.Equal(k, key) {
+				return value{}, d.fail("repeated key " + strconv.Quote(string(key)))
 			}
 		}
 		if !d.accept(':') {
 			return value{}, d.fail("a colon is missing")
 		}
+		if d.keys = append(d.keys, key); len(d.keys)-keys > maxKeys {
+			return value{}, d.fail("too many keys")
+		}
 		member, err := d.value(depth + 1)
 		if err != nil {
 			return value{}, err
 		}
-		v.keys, v.members = append(v.keys, key), append(v.members, member)
-		if len(v.keys) > maxKeys {
-			return value{}, d.fail("too many keys")
-		}
+		d.values = append(d.values, member)
 		if d.accept('}') {
+			v.keys, v.members = slices.Clone(d.keys[keys:]), slices.Clone(d.values[values:])
+			d.keys, d.values = d.keys[:keys], d.values[:values]
 			return v, nil
 		}
 		if !d.accept(',') {
@@ -150,13 +158,16 @@ func (d *decoder) array(depth int) (value, error) {
 	if d.accept(']') {
 		return v, nil
 	}
+	values := len(d.values)
 	for {
 		member, err := d.value(depth + 1)
 		if err != nil {
 			return value{}, err
 		}
-		v.members = append(v.members, member)
+		d.values = append(d.values, member)
 		if d.accept(']') {
+			v.members = slices.Clone(d.values[values:])
+			d.values = d.values[:values]
 			return v, nil
 		}
 		if !d.accept(',') {
@@ -166,7 +177,7 @@ func (d *decoder) array(depth int) (value, error) {
 }
 
 // str reads a string, of which the opening quote is next.
-func (d *decoder) str() (string, error) {
+func (d *decoder) str() ([]byte, error) {
 	start := d.pos
 	escaped := false
 	for d.pos++; d.pos < len(d.data); d.pos++ {
@@ -175,35 +186,46 @@ func (d *decoder) str() (string, error) {
 			d.pos++
 			literal := d.data[start:d.pos]
 			if !escaped {
-				return string(literal[1 : len(literal)-1]), nil
+				return literal[1 : len(literal)-1], nil
 			}
 			var s string
 			if err := json.Unmarshal(literal, &s); err != nil {
-				return "", d.fail("invalid escape")
+				return nil, d.fail("invalid escape")
 			}
-			return s, nil
+			return []byte(s), nil
 		case c == '\\':
 			escaped = true
 			d.pos++
 		case c < 0x20:
-			return "", d.fail("control character in a string")
+			return nil, d.fail("control character in a string")
 		}
 	}
 	d.pos = len(d.data)
-	return "", d.fail("unterminated string")
+	return nil, d.fail("unterminated string")
 }
 
 // number reads a number; which ones are usable is for the caller, the documents have small integers only.
-func (d *decoder) number() (string, error) {
+func (d *decoder) number() ([]byte, error) {
 	start := d.pos
-	for d.pos < len(d.data) && bytes.IndexByte([]byte("+-.0123456789eE"), d.data[d.pos]) >= 0 {
-		d.pos++
+	plain := true // digits only
+	for ; d.pos < len(d.data); d.pos++ {
+		c := d.data[d.pos]
+		if c >= '0' && c <= '9' {
+			continue
+		}
+		if bytes.IndexByte([]byte("+-.eE"), c) < 0 {
+			break
+		}
+		plain = false
 	}
 	text := d.data[start:d.pos]
-	if !json.Valid(text) {
-		return "", d.fail("invalid number")
+	if plain && (text[0] != '0' || len(text) == 1) {
+		return text, nil
 	}
-	return string(text), nil
+	if !json.Valid(text) {
+		return nil, d.fail("invalid number")
+	}
+	return text, nil
 }
 
 func (d *decoder) word() (byte, error) {
@@ -219,14 +241,37 @@ func (d *decoder) word() (byte, error) {
 	return 0, d.fail("unexpected character")
 }
 
+// place says where in a document a reader is, for its errors.
+type place struct {
+	up    *place
+	name  string
+	index int // of an array's member; negative for none
+}
+
+func root(name string) *place                          { return &place{nil, name, -1} }
+func (p *place) member(name string) *place             { return &place{p, name, -1} }
+func (p *place) element(name string, index int) *place { return &place{p, name, index} }
+
+// String spells p as a path such as tcbInfo.tcbLevels[3].tcb.
+func (p *place) String() string {
+	text := p.name
+	if p.up != nil {
+		text = p.up.String() + "." + text
+	}
+	if p.index >= 0 {
+		text += "[" + strconv.Itoa(p.index) + "]"
+	}
+	return text
+}
+
 // reader takes typed members out of an object and remembers the first failure, so that a decoder reads as a list.
 type reader struct {
 	object value
-	where  string
+	where  *place
 	err    error
 }
 
-func newReader(v value, where string) *reader {
+func newReader(v value, where *place) *reader {
 	r := &reader{object: v, where: where}
 	if v.kind != '{' {
 		r.err = fmt.Errorf("%w: %s is not an object", ErrFormat, where)
@@ -241,14 +286,16 @@ func (r *reader) fail(key, what string) {
 }
 
 // lookup finds a member by its exact key.
-func (r *reader) lookup(key string) (value, bool) {
-	for i, k := range r.object.keys {
-		if k == key {
-			return r.object.members[i], true
+func (v value) lookup(key string) (value, bool) {
+	for i, k := range v.keys {
+		if string(k) == key {
+			return v.members[i], true
 		}
 	}
 	return value{}, false
 }
+
+func (r *reader) lookup(key string) (value, bool) { return r.object.lookup(key) }
 
 // get finds a mandatory member of one kind.
 func (r *reader) get(key string, kind byte) (value, bool) {
@@ -266,7 +313,7 @@ func (r *reader) get(key string, kind byte) (value, bool) {
 
 func (r *reader) str(key string) string {
 	v, _ := r.get(key, '"')
-	return v.text
+	return string(v.text)
 }
 
 // uint reads an integer from 0 to limit.
@@ -275,12 +322,28 @@ func (r *reader) uint(key string, limit uint64) uint64 {
 	if !ok {
 		return 0
 	}
-	n, err := strconv.ParseUint(v.text, 10, 64)
-	if err != nil || n > limit {
+	n, ok := v.uint(limit)
+	if !ok {
 		r.fail(key, fmt.Sprintf("is not an integer from 0 to %d", limit))
-		return 0
 	}
 	return n
+}
+
+// uint returns the integer from 0 to limit that v is.
+func (v value) uint(limit uint64) (n uint64, ok bool) {
+	if v.kind != '0' || len(v.text) > 19 { // 19 digits fit
+		return 0, false
+	}
+	for _, c := range v.text {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	if n > limit {
+		return 0, false
+	}
+	return n, true
 }
 
 // hex reads exactly len(dst) bytes.
@@ -293,7 +356,7 @@ func (r *reader) hex(key string, dst []byte) {
 		r.fail(key, fmt.Sprintf("is not %d bytes of hex", len(dst)))
 		return
 	}
-	if _, err := hex.Decode(dst, []byte(v.text)); err != nil {
+	if _, err := hex.Decode(dst, v.text); err != nil {
 		r.fail(key, "is not hex")
 	}
 }
@@ -304,9 +367,12 @@ func (r *reader) time(key string) time.Time {
 	if !ok {
 		return time.Time{}
 	}
-	t, err := time.Parse("2006-01-02T15:04:05Z", v.text)
-	if err != nil || t.Format("2006-01-02T15:04:05Z") != v.text {
+	// time.Parse alone forgives a missing digit of the hour and takes fractions of a second.
+	const form = "2006-01-02T15:04:05Z"
+	t, err := time.Parse(form, string(v.text))
+	if err != nil || len(v.text) != len(form) || v.text[13] != ':' || v.text[19] != 'Z' {
 		r.fail(key, "is not a date such as 2026-01-31T12:00:00Z")
+		return time.Time{}
 	}
 	return t
 }
@@ -333,11 +399,11 @@ func (r *reader) strings(key string, limit int) []string {
 	}
 	out := make([]string, 0, len(v.members))
 	for _, m := range v.members {
-		if m.kind != '"' || m.text == "" {
+		if m.kind != '"' || len(m.text) == 0 {
 			r.fail(key, "holds something that is not a string")
 			return nil
 		}
-		out = append(out, m.text)
+		out = append(out, string(m.text))
 	}
 	return out
 }
