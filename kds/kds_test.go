@@ -3,200 +3,18 @@ package kds
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"slices"
 	"sync"
 	"testing"
-	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/sgx"
 	"github.com/claviger/claviger/attest/simpki"
-	"github.com/claviger/claviger/attest/tdx"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/state"
 )
-
-var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-
-var binding = [64]byte{1, 2, 3}
-
-// replica applies to one machine at once, and fails when told to.
-type replica struct {
-	mu      sync.Mutex
-	machine *state.Machine
-	index   uint64
-	err     error                     // of every Propose
-	readErr error                     // of every SafeRead
-	lose    bool                      // commit, and then lose the answer
-	before  func(e state.Entry) error // before an entry is applied
-	kinds   []string                  // what was proposed
-}
-
-func (r *replica) Propose(ctx context.Context, raw []byte) (uint64, any, error) {
-	e, err := state.Decode(raw)
-	if err != nil {
-		return 0, nil, err
-	}
-	if r.before != nil {
-		if err := r.before(e); err != nil {
-			return 0, nil, err
-		}
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.err != nil {
-		return 0, nil, r.err
-	}
-	switch e.(type) {
-	case *state.Release:
-		r.kinds = append(r.kinds, "release")
-	case *state.PutCollateral:
-		r.kinds = append(r.kinds, "put")
-	}
-	r.index++
-	result := r.machine.Apply(r.index, raw)
-	if r.lose {
-		return 0, nil, ErrNoQuorum
-	}
-	return r.index, result, ctx.Err()
-}
-
-func (r *replica) SafeRead(context.Context) error { return r.readErr }
-
-// world is a cluster of one node, a simulated Intel and enclaves to attest.
-type world struct {
-	t        *testing.T
-	pki      *simpki.PKI
-	replica  *replica
-	machine  *state.Machine
-	service  *Service
-	secrets  *Secrets
-	registry *prometheus.Registry
-	clock    time.Time
-	id       api.ID
-}
-
-func must[T any](t testing.TB) func(T, error) T {
-	return func(v T, err error) T {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return v
-	}
-}
-
-const nodePolicy = "C:4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e SEC:STALE"
-
-func newWorld(t *testing.T) *world {
-	t.Helper()
-	w := &world{t: t, clock: start, machine: state.New(), registry: prometheus.NewRegistry()}
-	w.pki = must[*simpki.PKI](t)(simpki.New(simpki.Config{Seed: [32]byte{1}, Now: start.AddDate(0, -6, 0)}))
-	w.secrets = must[*Secrets](t)(GenerateSecrets())
-	w.replica = &replica{machine: w.machine}
-	w.service = must[*Service](t)(New(w.config()))
-	operator := ed25519.NewKeyFromSeed(make([]byte, 32)).Public().(ed25519.PublicKey)
-	manifest := api.Manifest{
-		Version: 1, Name: "test", Root: api.RootOfTrust{ID: w.pki.Root().ID(), Simulated: true}, NodePolicy: []string{nodePolicy},
-		Operators: api.Operators{Threshold: 1, Keys: [][]byte{operator}}, Nonce: [32]byte{1},
-	}
-	raw := must[[]byte](t)(manifest.Marshal())
-	founded := must[state.Founded](t)(propose[state.Founded](t.Context(), w.replica, &state.Genesis{
-		Level: 1, Manifest: raw, IdentityKey: w.secrets.Identity().Public(), Epoch: 1, Generation: 1}))
-	w.id = founded.ClusterID
-	return w
-}
-
-func (w *world) config() Config {
-	return Config{
-		Replica: w.replica, Machine: w.machine, Secrets: w.secrets, Clock: func() time.Time { return w.clock }, Registerer: w.registry,
-		Verifier: must[*attest.Verifier](w.t)(attest.NewVerifier(attest.Config{Root: w.pki.Root()})),
-	}
-}
-
-func (w *world) platform(name string, status attest.Status) *simpki.Platform {
-	w.t.Helper()
-	return must[*simpki.Platform](w.t)(w.pki.Platform(simpki.PlatformConfig{Name: name, TCB: status}))
-}
-
-// app is the report of the enclave in these tests; its MRENCLAVE is a1….
-func app(change ...func(*sgx.Report)) sgx.Report {
-	r := sgx.Report{ISVProdID: 7, ISVSVN: 3, ReportData: binding}
-	r.Attributes[0] = 0x05 // INIT, MODE64BIT
-	for i := range r.MREnclave {
-		r.MREnclave[i], r.MRSigner[i] = 0xa1, 0x49
-	}
-	for _, f := range change {
-		f(&r)
-	}
-	return r
-}
-
-func debug(r *sgx.Report) { r.Attributes[0] |= 2 }
-
-const (
-	code       = "C:a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1"
-	constraint = code + " SEC:STALE"
-)
-
-// evidence is a quote of p over r with today's collateral.
-func (w *world) evidence(p *simpki.Platform, r sgx.Report) api.Evidence {
-	w.t.Helper()
-	return api.Evidence{Quote: must[[]byte](w.t)(p.QuoteSGX(r)), Collateral: w.bundle(w.clock), Binding: binding}
-}
-
-func (w *world) bundle(at time.Time) []byte {
-	w.t.Helper()
-	c := must[*attest.Collateral](w.t)(w.pki.Collateral(attest.SGX, simpki.DefaultFMSPC, at))
-	return must[[]byte](w.t)(c.Marshal())
-}
-
-func request() api.KeyRequest {
-	return api.KeyRequest{Constraint: constraint, Name: "db", Purpose: "aes-256"}
-}
-
-// refused releases, and demands the code, an empty reply and an untouched log.
-func (w *world) refused(name string, ev api.Evidence, req api.KeyRequest, code api.Code) *api.Problem {
-	w.t.Helper()
-	before := w.machine.View().Log
-	reply, err := w.service.Release(w.t.Context(), ev, req)
-	p, ok := errors.AsType[*api.Problem](err)
-	if !ok || p.Code != code || p.Detail == "" {
-		w.t.Errorf("%s: %v, want code %s", name, err, code)
-	}
-	if reply.Key != nil || reply.Receipt.Record != nil || reply.Realm != "" {
-		w.t.Errorf("%s: a reply beside the refusal", name)
-	}
-	if w.machine.View().Log != before {
-		w.t.Errorf("%s: a refusal is in the release log", name)
-	}
-	if p == nil {
-		p = &api.Problem{}
-	}
-	return p
-}
-
-func (w *world) release(ev api.Evidence, req api.KeyRequest) api.KeyReply {
-	w.t.Helper()
-	reply, err := w.service.Release(w.t.Context(), ev, req)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return reply
-}
-
-func clauses(p *api.Problem) []string {
-	var out []string
-	for _, f := range p.Failures {
-		out = append(out, f.Clause)
-	}
-	return out
-}
 
 func TestReleaseToTheSameCodeAnywhere(t *testing.T) {
 	t.Parallel()
@@ -391,154 +209,6 @@ func TestNoRecordNoKey(t *testing.T) {
 	}
 }
 
-// Policy, epoch or collateral move between decision and record: Apply rejects
-// the record on every node, and there is no key.
-func TestRejectedRecordGivesNoKey(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	ev := w.evidence(w.platform("one", ""), app())
-	w.release(ev, request())
-	day := w.clock
-	rounds := 0
-	w.replica.before = func(e state.Entry) error {
-		if _, is := e.(*state.Release); !is {
-			return nil
-		}
-		rounds++ // a TCB recovery is replicated just before each record
-		day = day.AddDate(0, 0, 1)
-		c := must[*attest.Collateral](t)(w.pki.Collateral(attest.SGX, simpki.DefaultFMSPC, day))
-		put := &state.PutCollateral{Epoch: 1, Key: state.CollateralKey{TEE: "sgx", FMSPC: simpki.DefaultFMSPC, CA: "platform"},
-			Bundle: must[[]byte](t)(c.Marshal()), Meta: state.CollateralMeta{TCBEvaluation: uint64(1000 + rounds), QEEvaluation: 1000,
-				TCBInfoIssue: day.Unix(), QEIdentityIssue: day.Unix(), RootCRLNumber: []byte{0xff, 0xff, 0xff, 0xff, 0xff}, PCKCRLNumber: []byte{0xff, 0xff, 0xff, 0xff, 0xff},
-				LatestIssue: day.Unix(), CollateralSHA256: [32]byte{byte(rounds)}}}
-		w.replica.mu.Lock()
-		defer w.replica.mu.Unlock()
-		w.replica.index++
-		if err, bad := w.machine.Apply(w.replica.index, must[[]byte](t)(state.Encode(put))).(error); bad {
-			t.Fatal(err)
-		}
-		return nil
-	}
-	w.refused("collateral moves in every round", ev, request(), api.CodeStale)
-	if rounds != attempts {
-		t.Errorf("%d rounds, want %d", rounds, attempts)
-	}
-}
-
-// A set moves once: the release decides again by the new set and succeeds.
-func TestReleaseDecidesAgain(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	ev := w.evidence(w.platform("one", ""), app())
-	w.release(ev, request())
-	w.clock = w.clock.AddDate(0, 0, 2)
-	newer := w.evidence(w.platform("two", ""), app())
-	moved := false
-	w.replica.before = func(e state.Entry) error {
-		if _, is := e.(*state.Release); is && !moved {
-			moved = true
-			w.release(newer, request()) // another enclave brings newer collateral in between
-		}
-		return nil
-	}
-	old := ev
-	old.Collateral = nil
-	reply := w.release(old, request())
-	record, err := reply.CheckReceipt(w.secrets.Identity().Public(), w.id)
-	if err != nil || record.Collateral != 2 || !moved {
-		t.Fatalf("%+v %v", record, err)
-	}
-}
-
-// A host keeps the collateral from before a TCB recovery and replays it.
-func TestStaleCollateralReplay(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	victim := w.platform("unpatched", "")
-	before := w.evidence(victim, app())
-	secure := request()
-	secure.Constraint = code + " SEC:SECURE"
-	w.release(before, secure)
-	w.clock = w.clock.AddDate(0, 0, 2)
-	if err := w.pki.Recover(w.clock.AddDate(0, 0, -1)); err != nil {
-		t.Fatal(err)
-	}
-	w.release(w.evidence(w.platform("patched", ""), app()), secure) // brings the new collateral
-	replayed := w.evidence(victim, app())
-	replayed.Collateral = before.Collateral
-	p := w.refused("old collateral after a TCB recovery", replayed, secure, api.CodePolicyDenied)
-	if len(p.Failures) != 1 || p.Failures[0].Got != "OutOfDate" {
-		t.Errorf("failures %+v", p.Failures)
-	}
-	none := replayed
-	none.Collateral = nil
-	w.refused("no collateral after a TCB recovery", none, secure, api.CodePolicyDenied)
-	if c, _ := w.machine.Collateral(state.CollateralKey{TEE: "sgx", FMSPC: simpki.DefaultFMSPC, CA: "platform"}); c.Version != 2 {
-		t.Errorf("collateral version %d: the old set came back", c.Version)
-	}
-}
-
-// Before anybody has brought newer collateral, evidence that brings its own
-// revocation is refused all the same.
-func TestOfferedRevocationCounts(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	p := w.platform("one", "")
-	w.release(w.evidence(p, app()), request())
-	w.clock = w.clock.AddDate(0, 0, 1)
-	w.pki.Revoke(p, w.clock)
-	if got := w.refused("revoked platform", w.evidence(p, app()), request(), api.CodeEvidenceRefused); got.Stage != "revocation" {
-		t.Errorf("stage %q", got.Stage)
-	}
-}
-
-// An app's host serves an expired bundle: the replicated set decides. Once
-// that has expired too, nothing is released until somebody brings a new one.
-func TestExpiredCollateral(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	p := w.platform("one", "")
-	old := w.bundle(w.clock.AddDate(0, 0, -40))
-	ev := w.evidence(p, app())
-	w.release(ev, request())
-	ev.Collateral = old
-	w.release(ev, request())
-	w.clock = w.clock.AddDate(0, 0, 40)
-	if got := w.refused("everything expired", ev, request(), api.CodeEvidenceRefused); got.Stage != "revocation" && got.Stage != "collateral" {
-		t.Errorf("stage %q", got.Stage)
-	}
-	w.release(w.evidence(p, app()), request())
-}
-
-// The host sets the clock back: the time floor, moved by signed times alone,
-// keeps expired collateral expired.
-func TestClockSetBack(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	p := w.platform("one", "")
-	expiring := request()
-	expiring.Constraint = constraint + " EXPIRE:P10D"
-	old := w.evidence(p, app())
-	w.clock = w.clock.AddDate(0, 0, 20)
-	tdxQuote := tdx.Body{ReportData: binding}
-	binary.LittleEndian.PutUint64(tdxQuote.TDAttributes[:], 1<<28)
-	for i := range tdxQuote.MRTD {
-		tdxQuote.MRTD[i] = 0xd0
-	}
-	c := must[*attest.Collateral](t)(w.pki.Collateral(attest.TDX, simpki.DefaultFMSPC, w.clock))
-	td := api.Evidence{Quote: must[[]byte](t)(p.QuoteTDX(tdxQuote)), Collateral: must[[]byte](t)(c.Marshal()), Binding: binding}
-	req := request()
-	req.Constraint = "TD:" + hex.EncodeToString(tdxQuote.MRTD[:]) + " FIRMWARE_ONLY_UNSAFE"
-	w.release(td, req) // a TD brings collateral of day 20, which moves the floor
-	w.clock = start
-	if got := clauses(w.refused("clock set back", old, expiring, api.CodePolicyDenied)); !slices.Equal(got, []string{"EXPIRE"}) {
-		t.Errorf("failures %v", got)
-	}
-	if floor := w.machine.View().TimeFloor; floor.Before(start.AddDate(0, 0, 19)) {
-		t.Errorf("time floor %s", floor)
-	}
-}
-
 func TestRealms(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -668,5 +338,44 @@ func TestMetrics(t *testing.T) {
 	}
 	if got["release ok"] != 1 || got["release policy_denied"] != 1 || len(got) != 2 {
 		t.Errorf("counted %v", got)
+	}
+}
+
+// Many enclaves ask at once on a fresh cluster, each with the same new
+// collateral: every one gets its key, and every receipt its own leaf.
+func TestConcurrentReleases(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ev := w.evidence(w.platform("one", ""), app())
+	const n = 32
+	var replies [n]api.KeyReply
+	var errs [n]error
+	var group sync.WaitGroup
+	for i := range n {
+		group.Go(func() { replies[i], errs[i] = w.service.Release(t.Context(), ev, request()) })
+	}
+	group.Wait()
+	leaves := map[uint64]bool{}
+	for i := range n {
+		if errs[i] != nil || !slices.Equal(replies[i].Key, replies[0].Key) {
+			t.Fatalf("%d: %v", i, errs[i])
+		}
+		if _, err := replies[i].CheckReceipt(w.secrets.Identity().Public(), w.id); err != nil {
+			t.Error(err)
+		}
+		leaves[replies[i].Receipt.Index] = true
+	}
+	if size := w.machine.View().Log.Size; len(leaves) != n || size != n+1 {
+		t.Errorf("%d leaves, log of %d", len(leaves), size)
+	}
+}
+
+func BenchmarkRelease(b *testing.B) {
+	w := newWorld(b)
+	ev := w.evidence(w.platform("one", ""), app())
+	for b.Loop() {
+		if _, err := w.service.Release(b.Context(), ev, request()); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
