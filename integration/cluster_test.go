@@ -176,7 +176,7 @@ func TestProductionRefusesToRunHere(t *testing.T) {
 		t.Skip("this machine may be a TDX guest")
 	}
 	w := &world{t: t, dir: t.TempDir()}
-	node := "slot: a\nlisten: {peer: 127.0.0.1:1, api: 127.0.0.1:2, admin: 127.0.0.1:3}\ndata: d\ncluster: c.json\ncollateral: q\njoin: [127.0.0.1:4]\n"
+	node := "slot: a\nlisten: {peer: 127.0.0.1:1, api: 127.0.0.1:2, admin: 127.0.0.1:3}\ndata: d\ncluster: c.json\ncollateral: {dir: q, offline: true}\njoin: [127.0.0.1:4]\n"
 	fn := "listen: {api: 127.0.0.1:1, admin: 127.0.0.1:2}\ndata: d\ncluster: c.json\n"
 	for name, text := range map[string]string{"node.yaml": node, "fn.yaml": fn} {
 		if err := os.WriteFile(filepath.Join(w.dir, name), []byte(text), 0o600); err != nil {

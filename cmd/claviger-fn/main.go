@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -59,22 +60,29 @@ func start(ctx context.Context, s *cli.Streams, file string) error {
 	if p.TEE, err = openTEE(); err != nil {
 		return fmt.Errorf("%w; on a machine without SGX or TDX use claviger-fn-sim", err)
 	}
-	p.Attest = evidence(p.TEE, c.Collateral)
-	return fnd.Run(ctx, c, p, log)
+	source, stop, err := c.Collateral.Open(p.Root, log)
+	if errors.Is(err, daemon.ErrConfig) {
+		return cli.Usagef("%s: %w", file, err)
+	}
+	if err != nil {
+		return err
+	}
+	p.Attest = evidence(p.TEE, source)
+	return errors.Join(fnd.Run(ctx, c, p, log), stop())
 }
 
-// evidence attests with a quote and, where the operator keeps bundles, the collateral for it.
-func evidence(tee enclave.TEE, dir string) func(context.Context, [64]byte) (ratls.Evidence, error) {
+// evidence attests with a quote and the collateral for it.
+func evidence(tee enclave.TEE, collateral func(context.Context, []byte) (*attest.Collateral, error)) func(context.Context, [64]byte) (ratls.Evidence, error) {
 	return func(ctx context.Context, reportData [64]byte) (ratls.Evidence, error) {
 		quote, err := tee.Quote(ctx, reportData)
-		if err != nil || dir == "" {
-			return ratls.Evidence{Quote: quote}, err
-		}
-		collateral, err := daemon.CollateralDir(dir)(ctx, quote)
 		if err != nil {
 			return ratls.Evidence{}, err
 		}
-		bundle, err := collateral.Marshal()
+		c, err := collateral(ctx, quote)
+		if err != nil {
+			return ratls.Evidence{}, err
+		}
+		bundle, err := c.Marshal()
 		return ratls.Evidence{Quote: quote, Collateral: bundle}, err
 	}
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -53,10 +54,7 @@ func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	if c.Collateral == "" {
-		return cli.Usagef("%s: collateral is missing; name the directory that collateral bundles are kept in", file)
-	}
-	p := kdsd.Platform{Root: attest.IntelRoot(), Collateral: daemon.CollateralDir(c.Collateral)}
+	p := kdsd.Platform{Root: attest.IntelRoot()}
 	if clusterID != "" {
 		if p.Pinned, err = api.ParseID(clusterID); err != nil {
 			return fmt.Errorf("this binary was built with a malformed cluster id: %w", err)
@@ -65,8 +63,16 @@ func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error
 	if p.TEE, err = openTEE(); err != nil {
 		return fmt.Errorf("%w; on a machine without SGX or TDX use clavigerd-sim", err)
 	}
+	source, stop, err := c.Collateral.Open(p.Root, log)
+	if errors.Is(err, daemon.ErrConfig) {
+		return cli.Usagef("%s: %w", file, err)
+	}
+	if err != nil {
+		return err
+	}
+	p.Collateral = source
 	p.Approve = node.ApproveByFile(filepath.Join(c.Data, "genesis"), func(path string) {
 		log.Info("waiting for the operators: verify and sign the statement", "statement", path, "approvals", node.ApprovalsFile)
 	})
-	return kdsd.Run(ctx, c, p, genesis, log)
+	return errors.Join(kdsd.Run(ctx, c, p, genesis, log), stop())
 }

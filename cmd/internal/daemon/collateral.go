@@ -2,30 +2,68 @@ package daemon
 
 import (
 	"context"
-	"encoding/hex"
-	"path/filepath"
+	"fmt"
+	"log/slog"
+	"os"
 
 	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/attest/pcs"
 	"github.com/claviger/claviger/cmd/internal/cli"
 )
 
-// CollateralDir returns a source that reads bundles from a directory: <tee>-<fmspc>.json. The directory belongs to the
-// host, which can withhold collateral there, and no more: it is signed by Intel.
-func CollateralDir(dir string) func(ctx context.Context, quote []byte) (*attest.Collateral, error) {
-	return func(_ context.Context, quote []byte) (*attest.Collateral, error) {
-		q, err := attest.Parse(quote)
-		if err != nil {
-			return nil, err
-		}
-		platform, err := attest.PlatformOf(q)
-		if err != nil {
-			return nil, err
-		}
-		name := filepath.Join(dir, string(q.TEE())+"-"+hex.EncodeToString(platform.FMSPC[:])+".json")
-		raw, err := (&cli.Streams{}).ReadFile(name, attest.MaxCollateral)
-		if err != nil {
-			return nil, err
-		}
-		return attest.ParseCollateral(raw)
+// Collateral is the collateral section of a production daemon's configuration: where TCB info, identities and revocation
+// lists come from. They are signed by Intel and verified on every use; the host can withhold them, and no more.
+type Collateral struct {
+	// Dir is a directory that keeps what was fetched; made if it does not exist. Offline it is the whole source: files named
+	// <tee>-<fmspc>-<ca>.json, carried there by people.
+	Dir string `yaml:"dir"`
+	// URL is a PCCS, such as https://pccs.example:8081; empty means Intel's own service.
+	URL string `yaml:"url"`
+	// Offline serves from Dir alone.
+	Offline bool `yaml:"offline"`
+	// PlainHTTPUnsafe allows an http:// URL beyond loopback. Whoever is on the path can then watch, withhold, and serve
+	// what is old but still valid.
+	PlainHTTPUnsafe bool `yaml:"plain_http_unsafe"`
+}
+
+// Resolve checks the section and makes its path absolute.
+func (c *Collateral) Resolve(dir string) error {
+	if c.Offline && (c.URL != "" || c.PlainHTTPUnsafe) {
+		return fmt.Errorf("%w: collateral.offline goes without collateral.url", ErrConfig)
 	}
+	if c.Dir == "" {
+		return nil // simulated, or refused by Open
+	}
+	c.Dir = cli.Below(dir, c.Dir)
+	return nil
+}
+
+// Open returns the source and a function that ends it.
+func (c *Collateral) Open(root attest.Root, log *slog.Logger) (source func(context.Context, []byte) (*attest.Collateral, error), stop func() error, err error) {
+	if c.Dir == "" {
+		return nil, nil, fmt.Errorf("%w: collateral.dir is missing; name a directory to keep collateral in", ErrConfig)
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	verifier, err := attest.NewVerifier(attest.Config{Root: root})
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Offline {
+		d, err := pcs.OpenDirectory(pcs.DirectoryConfig{Path: c.Dir, Verifier: verifier})
+		if err != nil {
+			return nil, nil, err
+		}
+		return d.Collateral, func() error { return nil }, nil
+	}
+	client, err := pcs.NewClient(pcs.Config{Verifier: verifier, BaseURL: c.URL, PlainHTTPUnsafe: c.PlainHTTPUnsafe})
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: collateral.url: %w", ErrConfig, err)
+	}
+	s, err := pcs.NewSource(pcs.SourceConfig{Fetcher: client, Verifier: verifier, Dir: c.Dir, Logger: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.Collateral, s.Close, nil
 }

@@ -3,7 +3,6 @@ package fnd
 import (
 	"fmt"
 
-	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/cmd/internal/daemon"
 	"github.com/claviger/claviger/enclave/functions/engine"
 )
@@ -21,9 +20,9 @@ type Config struct {
 	Data string `yaml:"data"`
 	// Cluster is the cluster file: which cluster to ask for keys, and where to start looking for it.
 	Cluster string `yaml:"cluster"`
-	// Collateral is a directory of collateral bundles named <tee>-<fmspc>.json, which the operator keeps fresh, to send along
-	// with the runtime's evidence. Without it the cluster uses what it has. Not used by simulated runtimes.
-	Collateral string `yaml:"collateral"`
+	// Collateral says where the collateral for this machine comes from, to send along with the runtime's evidence. Not used
+	// by simulated runtimes.
+	Collateral daemon.Collateral `yaml:"collateral"`
 	// Engine is "compiler" (the default) or "interpreter", which needs no executable memory: the choice inside EGo.
 	Engine string `yaml:"engine"`
 	// MaxCalls bounds the calls in flight; others are refused as busy. Default 64.
@@ -55,10 +54,7 @@ func (c *Config) Resolve(dir string) error {
 			return err
 		}
 	}
-	if c.Collateral != "" {
-		c.Collateral = cli.Below(dir, c.Collateral)
-	}
-	return nil
+	return c.Collateral.Resolve(dir)
 }
 
 func (c *Config) mode() (engine.Mode, error) {

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"fmt"
 
-	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/cmd/internal/daemon"
 	"github.com/claviger/claviger/kds/api"
 )
@@ -35,9 +34,8 @@ type Config struct {
 	Cluster string `yaml:"cluster"`
 	// Join lists peer addresses to ask for admission, 1 to 64. Not used by --genesis.
 	Join []string `yaml:"join"`
-	// Collateral is a directory of collateral bundles named <tee>-<fmspc>.json, such as tdx-50806f000000.json, which the
-	// operator keeps fresh. Not used by simulated nodes.
-	Collateral string `yaml:"collateral"`
+	// Collateral says where collateral comes from. Not used by simulated nodes.
+	Collateral daemon.Collateral `yaml:"collateral"`
 	// Genesis describes a cluster to found. It is read only with --genesis.
 	Genesis *Genesis `yaml:"genesis"`
 	// Log says how to log.
@@ -101,10 +99,7 @@ func (c *Config) Resolve(dir string) error {
 			return err
 		}
 	}
-	if c.Collateral != "" {
-		c.Collateral = cli.Below(dir, c.Collateral)
-	}
-	return nil
+	return c.Collateral.Resolve(dir)
 }
 
 // operators decodes the operators' keys. Whether threshold and constraints make sense is checked by the node.
