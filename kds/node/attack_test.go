@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -342,5 +343,46 @@ func TestJoinerRefusesARevokedMember(t *testing.T) {
 	err = s.refused(s.config("b", s.launch("machine-b", nodeImage)))
 	if !errors.Is(err, pck.ErrRevoked) {
 		t.Errorf("a revoked member: %v", err)
+	}
+}
+
+// A server with a genuine statement of the pinned cluster but other code: the
+// joiner checks evidence against the pinned manifest's node policy all the same.
+func TestJoinerRefusesAMemberOfOtherCode(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	a := s.start("a")[0]
+	evil, err := newBoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	statement, err := newMembership(a.secrets, a.membership().raw, api.Membership{ClusterID: s.pins.ClusterID, Epoch: 1, Slot: "evil", Incarnation: 1, ServerID: evil.id})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := s.config("evil", s.launch("machine-evil", appImage))
+	p := &prover{cfg: &cfg, attachment: statement}
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{}, 1)
+	l := ratls.NewListener(inner, &ratls.Config{Protocols: []string{protocolJoin}, ClusterID: s.pins.ClusterID, Epoch: 1, Key: evil.key, Attest: p.prove})
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			c.Close()
+			served <- struct{}{}
+		}
+	}()
+	join := s.config("b", s.launch("machine-b", nodeImage))
+	join.Join = []string{inner.Addr().String()}
+	if err := s.refused(join); !errors.Is(err, ErrNodePolicy) {
+		t.Errorf("a member of other code: %v", err)
+	}
+	select {
+	case <-served:
+		t.Error("the joiner finished a handshake with it")
+	default:
 	}
 }
