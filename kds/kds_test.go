@@ -278,6 +278,35 @@ func TestNotLeaderNamesTheLeader(t *testing.T) {
 	}
 }
 
+// A follower with an old state must not refuse what the leader would allow:
+// a refusal is the leader's alone.
+func TestFollowerDoesNotRefuse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	denied := w.evidence(w.platform("one", ""), app(debug))
+	w.replica.readErr = &NotLeaderError{Leader: api.ID{7}, APIAddr: "b:2"}
+	if p := w.refused("follower", denied, request(), api.CodeNotLeader); p.Leader == nil || p.Leader.APIAddr != "b:2" {
+		t.Errorf("leader %+v", p.Leader)
+	}
+	w.replica.readErr = ErrNoQuorum
+	w.refused("cut off", denied, request(), api.CodeNoQuorum)
+}
+
+// A new leader refuses for want of collateral that is committed, but which it
+// had not applied yet: once it has caught up it decides again.
+func TestNewLeaderCatchesUpBeforeRefusing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ev := w.evidence(w.platform("one", ""), app())
+	none := ev
+	none.Collateral = nil
+	w.replica.onRead = func() {
+		w.replica.onRead = nil
+		w.release(ev, request()) // what catching up brings
+	}
+	w.release(none, request())
+}
+
 func TestConfigRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -20,22 +20,39 @@ var ErrVersion = errors.New("kds: no such key version")
 // policies will raise theirs.
 const currentCounter = 1
 
-// attempts bounds how often a release decides anew because collateral moved
-// underneath it. Each round uses the set that won, so one retry is the rule.
+// attempts bounds how often a release decides, if the state moves underneath
+// it. Each round uses the state that won, so one more is the rule.
 const attempts = 3
 
 // Release releases one key to the enclave whose evidence is bound to the
 // channel the request came over. Refusals are *api.Problem; with any error
 // the reply is zero.
 func (s *Service) Release(ctx context.Context, ev api.Evidence, req api.KeyRequest) (api.KeyReply, error) {
-	reply, err := s.release(ctx, ev, req)
-	for range attempts - 1 {
-		if _, moved := errors.AsType[*state.Rejected](err); !moved {
-			break
-		}
+	var reply api.KeyReply
+	var err error
+	for again, round := true, 0; again && round < attempts; round++ {
+		applied := s.Machine.Applied()
 		reply, err = s.release(ctx, ev, req)
+		again, err = s.reconsider(ctx, applied, err)
 	}
 	return reply, s.finish("release", err)
+}
+
+// reconsider says whether a decision is worth making again: its record was
+// rejected, because something moved underneath it; or it is a refusal, and
+// this node turns out to have been behind when it decided. Only a leader's
+// refusal counts: a follower's state may be old.
+func (s *Service) reconsider(ctx context.Context, applied uint64, err error) (bool, error) {
+	if _, moved := errors.AsType[*state.Rejected](err); moved || err == nil {
+		return moved, err
+	}
+	if p := problemOf(err); p.Code != api.CodeEvidenceRefused && p.Code != api.CodePolicyDenied {
+		return false, err
+	}
+	if readErr := s.Replica.SafeRead(ctx); readErr != nil {
+		return false, readErr
+	}
+	return s.Machine.Applied() != applied, err
 }
 
 // release is the whole of a release: everything that stands between evidence

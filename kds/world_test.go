@@ -28,6 +28,7 @@ type replica struct {
 	index   uint64
 	err     error                     // of every Propose
 	readErr error                     // of every SafeRead
+	onRead  func()                    // during the next SafeRead
 	lose    bool                      // commit, and then lose the answer
 	before  func(e state.Entry) error // before an entry is applied
 	kinds   []string                  // what was proposed
@@ -62,7 +63,12 @@ func (r *replica) Propose(ctx context.Context, raw []byte) (uint64, any, error) 
 	return r.index, result, ctx.Err()
 }
 
-func (r *replica) SafeRead(context.Context) error { return r.readErr }
+func (r *replica) SafeRead(context.Context) error {
+	if r.onRead != nil {
+		r.onRead()
+	}
+	return r.readErr
+}
 
 // world is a cluster of one node, a simulated Intel and enclaves to attest.
 type world struct {

@@ -387,6 +387,8 @@ func TestDecodeJSON(t *testing.T) {
 		"unknown key":      `{"constraint":"c","extra":1}`,
 		"duplicate":        `{"name":"a","name":"b"}`,
 		"case duplicate":   `{"name":"a","Name":"b"}`,
+		"another case":     `{"Name":"b"}`,
+		"folded letter":    `{"con\u017ftraint":"b"}`,
 		"nested duplicate": `{"version":{"counter":1,"counter":2}}`,
 		"trailing value":   good + `{}`,
 		"trailing text":    good + `x`,

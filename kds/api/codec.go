@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -82,11 +81,10 @@ func UnmarshalCanonical(raw []byte, limit int, v any) error {
 	return nil
 }
 
-// DecodeJSON reads one JSON value of at most limit bytes into v. Unknown
-// keys, duplicate keys (also those that differ only in case, which
-// encoding/json would merge), nesting beyond a bound and trailing data are
-// refused: a proxy and the server must never read two meanings out of one
-// body.
+// DecodeJSON reads one JSON value of at most limit bytes into v. Unknown and
+// duplicate keys, keys other than a-z, 0-9 and '_' (encoding/json would match
+// other cases, too), nesting beyond a bound and trailing data are refused: a
+// proxy and the server must never read two meanings out of one body.
 func DecodeJSON(raw []byte, limit int, v any) error {
 	if len(raw) > limit {
 		return fmt.Errorf("%w: %d bytes, limit %d", ErrTooLarge, len(raw), limit)
@@ -103,6 +101,16 @@ func DecodeJSON(raw []byte, limit int, v any) error {
 		return fmt.Errorf("%w: data after the JSON value", ErrMalformed)
 	}
 	return nil
+}
+
+// plainKey reports whether s is spelled as the keys of this package are.
+func plainKey(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // checkKeys walks one value and refuses duplicate keys and deep nesting.
@@ -125,9 +133,9 @@ func checkKeys(dec *json.Decoder, depth int) error {
 			if err != nil {
 				return fmt.Errorf("%w: %w", ErrMalformed, err)
 			}
-			name := strings.ToLower(fmt.Sprint(key))
-			if seen[name] {
-				return fmt.Errorf("%w: duplicate key %q", ErrMalformed, name)
+			name := fmt.Sprint(key)
+			if seen[name] || !plainKey(name) {
+				return fmt.Errorf("%w: duplicate or unknown key %.40q", ErrMalformed, name)
 			}
 			seen[name] = true
 		}

@@ -307,6 +307,13 @@ func (d *data) release(e *Release) (any, error) {
 	return Released{Index: next.size - 1, Size: next.size, Root: next.root(), Proof: proof}, nil
 }
 
+// Applied returns the index of the last entry applied, 0 if none.
+func (m *Machine) Applied() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.d.applied
+}
+
 // View returns a consistent copy of the general state. The byte slices are
 // shared: read only.
 func (m *Machine) View() View {
