@@ -376,38 +376,6 @@ func TestRequestChecks(t *testing.T) {
 	}
 }
 
-func TestDecodeJSON(t *testing.T) {
-	t.Parallel()
-	good := `{"constraint":"c","name":"n","purpose":"age","version":{"generation":1,"counter":2}}`
-	var r KeyRequest
-	if err := DecodeJSON([]byte(good), MaxKeyBody, &r); err != nil || r.Version.Counter != 2 {
-		t.Fatalf("%+v %v", r, err)
-	}
-	bad := map[string]string{
-		"unknown key":      `{"constraint":"c","extra":1}`,
-		"duplicate":        `{"name":"a","name":"b"}`,
-		"case duplicate":   `{"name":"a","Name":"b"}`,
-		"another case":     `{"Name":"b"}`,
-		"folded letter":    `{"con\u017ftraint":"b"}`,
-		"nested duplicate": `{"version":{"counter":1,"counter":2}}`,
-		"trailing value":   good + `{}`,
-		"trailing text":    good + `x`,
-		"cut":              good[:len(good)-2],
-		"empty":            ``,
-		"wrong type":       `{"name":1}`,
-		"deep":             strings.Repeat(`[`, 100) + strings.Repeat(`]`, 100),
-	}
-	for name, text := range bad {
-		var r KeyRequest
-		if err := DecodeJSON([]byte(text), MaxKeyBody, &r); !errors.Is(err, ErrMalformed) {
-			t.Errorf("%s: %v, want ErrMalformed", name, err)
-		}
-	}
-	if err := DecodeJSON(make([]byte, 11), 10, &r); !errors.Is(err, ErrTooLarge) {
-		t.Errorf("oversized: %v", err)
-	}
-}
-
 func TestProblem(t *testing.T) {
 	t.Parallel()
 	for code := range statusOf {

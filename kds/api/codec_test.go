@@ -1,0 +1,83 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestDecodeJSON(t *testing.T) {
+	t.Parallel()
+	good := `{"constraint":"c","name":"n","purpose":"age","version":{"generation":1,"counter":2}}`
+	var r KeyRequest
+	if err := DecodeJSON([]byte(good), MaxKeyBody, &r); err != nil || r.Version.Counter != 2 {
+		t.Fatalf("%+v %v", r, err)
+	}
+	bad := map[string]string{
+		"unknown key":      `{"constraint":"c","extra":1}`,
+		"duplicate":        `{"name":"a","name":"b"}`,
+		"case duplicate":   `{"name":"a","Name":"b"}`,
+		"another case":     `{"Name":"b"}`,
+		"folded letter":    `{"con\u017ftraint":"b"}`,
+		"nested duplicate": `{"version":{"counter":1,"counter":2}}`,
+		"trailing value":   good + `{}`,
+		"trailing text":    good + `x`,
+		"cut":              good[:len(good)-2],
+		"empty":            ``,
+		"wrong type":       `{"name":1}`,
+		"deep":             strings.Repeat(`[`, 100) + strings.Repeat(`]`, 100),
+	}
+	for name, text := range bad {
+		var r KeyRequest
+		if err := DecodeJSON([]byte(text), MaxKeyBody, &r); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v, want ErrMalformed", name, err)
+		}
+	}
+	if err := DecodeJSON(make([]byte, 11), 10, &r); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("oversized: %v", err)
+	}
+}
+
+// The encodings that are hashed and signed are frozen: a change here would
+// orphan every cluster and receipt.
+func TestFrozenEncodings(t *testing.T) {
+	t.Parallel()
+	raw, err := testManifest().Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := ClusterID(raw, signer(1).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := PolicyHash("c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := Membership{ClusterID: [32]byte{1}, Epoch: 2, Slot: "a", Incarnation: 3, ServerID: [32]byte{4}}
+	member, err := m.message()
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, err := checkpointMessage(ID{1}, 2, 300, ID{4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	zeros := strings.Repeat("00", 31)
+	got := []string{
+		id.String(), hash.String(), fmt.Sprintf("%x", member), fmt.Sprintf("%x", head),
+	}
+	want := []string{
+		"36b5baaf34b977ce9deeb4551587c747870dd5a3c3aa5cc69d28706dfc3be82b", "19e4a3946149f875c2fcdafb5e383da0362176bac9e23cb8bbe16e2fcacf8ac5",
+		// array(6), "claviger/member/v1", bytes(32), 2, "a", 3, bytes(32)
+		"86" + "72636c6176696765722f6d656d6265722f7631" + "582001" + zeros + "02" + "6161" + "03" + "582004" + zeros,
+		// array(5), "claviger/checkpoint/v1", bytes(32), 2, 300, bytes(32)
+		"85" + "76636c6176696765722f636865636b706f696e742f7631" + "582001" + zeros + "02" + "19012c" + "582004" + zeros,
+	}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Errorf("%d: got %s, want %s", i, got[i], want[i])
+		}
+	}
+}
