@@ -158,7 +158,7 @@ func (n *Node) checkSlot(ctx context.Context, slot string, joiner, platform [32]
 		case m.ServerID == n.boot.id:
 			return n.yieldSlot(ctx, slot)
 		}
-		n.probeOlder(ctx, m)
+		n.work.Go(func() { n.probeOlder(m) }) // beside the admission: at the address may be a silent host
 		return nil
 	}
 	if len(v.Members) >= MaxSlots {
@@ -169,8 +169,8 @@ func (n *Node) checkSlot(ctx context.Context, slot string, joiner, platform [32]
 
 // probeOlder raises the clone alarm when the older boot of a slot answers with
 // its own key while a new boot asks for the place. The newest still supersedes.
-func (n *Node) probeOlder(ctx context.Context, m state.Member) {
-	ctx, cancel := context.WithTimeout(ctx, aliveTimeout)
+func (n *Node) probeOlder(m state.Member) {
+	ctx, cancel := context.WithTimeout(n.ctx, aliveTimeout)
 	defer cancel()
 	if old, err := n.dialPeer(ctx, m.ServerID, m.RaftAddr); err == nil {
 		old.Close()
