@@ -111,7 +111,7 @@ func plain(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	in := &instance{mod: mod, mem: mod.Memory()}
+	in := &instance{engine: engineFor(b), mod: mod, mem: mod.Memory()}
 	for i, name := range exportNames {
 		in.fns[i] = mod.ExportedFunction(name)
 	}

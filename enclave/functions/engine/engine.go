@@ -5,7 +5,7 @@ import (
 	_ "embed"
 	"fmt"
 	"runtime"
-	"sync/atomic"
+	"sync"
 
 	quickjs "github.com/aperturerobotics/go-quickjs-wasi-reactor"
 	"github.com/claviger/claviger/enclave/functions/engine/meter"
@@ -26,22 +26,28 @@ const (
 // Config configures an Engine.
 type Config struct {
 	Mode   Mode
-	Limits Limits // per program and call; zero fields take their defaults
+	Limits Limits // the most that a program may be given, and what it is given by default
 	// Concurrency is the number of instances that may exist at once, hence of calls that run at once; others wait.
-	// Default: twice the processors. Memory is bounded by Concurrency × Limits.Memory plus the programs' snapshots.
+	// Default: twice the processors.
 	Concurrency int
+	// Idle is the number of clean instances kept for later calls, over all programs; the longest unused is given up
+	// first. Default: Concurrency. Memory is bounded by Concurrency × Limits.Memory, and about 4 MiB for each idle
+	// instance and at most Limits.Memory, usually some hundred KiB, for the snapshot of each program.
+	Idle int
 }
 
 // Engine compiles the JavaScript engine once and serves any number of programs from it. It is safe for concurrent use.
 type Engine struct {
-	runtime  wazero.Runtime
-	compiled wazero.CompiledModule
-	limits   Limits
-	maxDepth int
-	callSlot uint32
-	base     *snapshot // a context with the prelude evaluated, from which every bundle starts
-	slots    chan struct{}
-	closed   atomic.Bool
+	runtime   wazero.Runtime
+	compiled  wazero.CompiledModule
+	limits    Limits
+	maxDepth  int
+	callSlot  uint32
+	base      *snapshot // a context with the prelude evaluated, from which every bundle starts
+	slots     chan struct{}
+	pool      pool
+	done      chan struct{} // closed by Close
+	closeOnce sync.Once
 }
 
 //go:embed prelude.js
@@ -59,7 +65,13 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.Concurrency < 1 || cfg.Concurrency > maxInstances {
 		return nil, fmt.Errorf("%w: Concurrency is %d, want 1 to %d", ErrConfig, cfg.Concurrency, maxInstances)
 	}
-	e := &Engine{limits: limits, slots: make(chan struct{}, cfg.Concurrency)}
+	if cfg.Idle == 0 {
+		cfg.Idle = cfg.Concurrency
+	}
+	if cfg.Idle < 0 || cfg.Idle > maxInstances {
+		return nil, fmt.Errorf("%w: Idle is %d, want 1 to %d", ErrConfig, cfg.Idle, maxInstances)
+	}
+	e := &Engine{pool: pool{max: cfg.Idle}, limits: limits, slots: make(chan struct{}, cfg.Concurrency), done: make(chan struct{})}
 	var rc wazero.RuntimeConfig
 	switch cfg.Mode {
 	case Compiler:
@@ -79,13 +91,49 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	return e, nil
 }
 
-// Close ends every instance. Calls still running fail; programs are useless afterwards.
+// Limits returns the limits in force, with defaults filled in.
+func (e *Engine) Limits() Limits { return e.limits }
+
+// Close stops running calls, waits for them (a call inside a host function ends when that returns) and frees the compiled
+// code. Programs are useless afterwards.
 func (e *Engine) Close(ctx context.Context) error {
-	if e.closed.Swap(true) {
-		return nil
-	}
-	return e.runtime.Close(ctx)
+	var err error
+	e.closeOnce.Do(func() {
+		close(e.done)
+		for range cap(e.slots) { // compiled code must not be unmapped under a call
+			e.slots <- struct{}{}
+		}
+		err = e.runtime.Close(ctx)
+	})
+	return err
 }
+
+func (e *Engine) acquire(ctx context.Context) error {
+	select {
+	case e.slots <- struct{}{}:
+	case <-e.done:
+		return ErrClosed
+	case <-ctx.Done():
+		return fmt.Errorf("%w: no instance became free: %w", ErrDeadline, ctx.Err())
+	}
+	if e.closing() { // both were possible
+		e.release()
+		return ErrClosed
+	}
+	return nil
+}
+
+// closing reports whether Close was called.
+func (e *Engine) closing() bool {
+	select {
+	case <-e.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (e *Engine) release() { <-e.slots }
 
 // boot rewrites and compiles the module, provides its imports, and takes the base snapshot.
 func (e *Engine) boot(ctx context.Context) error {

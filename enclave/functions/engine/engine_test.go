@@ -71,7 +71,7 @@ func (h *testHost) Now() time.Time {
 }
 
 var sharedEngine = sync.OnceValues(func() (*Engine, error) {
-	return New(context.Background(), Config{Mode: Compiler, Limits: Limits{Memory: 32 << 20, Deadline: 2 * time.Second}, Concurrency: 8})
+	return New(context.Background(), Config{Mode: Compiler, Limits: Limits{Memory: 32 << 20, Deadline: 2 * time.Second}, Concurrency: 8, Idle: 32})
 })
 
 // engineFor returns the engine that all tests share: compiling it takes most of a second.
@@ -279,9 +279,44 @@ func TestConfigRefusals(t *testing.T) {
 		"long deadline":     {Mode: Compiler, Limits: Limits{Deadline: 2 * time.Hour}},
 		"negative deadline": {Mode: Compiler, Limits: Limits{LoadDeadline: -1}},
 		"concurrency":       {Mode: Compiler, Concurrency: -1},
+		"idle":              {Mode: Compiler, Idle: -1},
 	} {
 		if e, err := New(t.Context(), cfg); e != nil || !errors.Is(err, ErrConfig) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestProgramLimits gives a program less than the engine has, and tries to give it more.
+func TestProgramLimits(t *testing.T) {
+	t.Parallel()
+	e := engineFor(t)
+	code := []byte(`export default { f: () => "12345678", loop() { for (;;); }, async kv() { for (;;) await kv.get("a") },
+		fits() { const a = []; try { for (;;) a.push(new ArrayBuffer(1 << 20)) } catch { return a.length } } }`)
+	p, err := e.Load(t.Context(), Bundle{Code: code, Limits: Limits{Memory: 8 << 20, Deadline: 50 * time.Millisecond, Response: 9, Request: 4, HostCalls: 3}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := p.Limits(); l.Memory != 8<<20 || l.LogLines != e.Limits().LogLines {
+		t.Errorf("%+v", l)
+	}
+	for fn, want := range map[string]error{"f": ErrTooLarge, "loop": ErrDeadline} {
+		if res, err := p.Call(t.Context(), fn, []byte("[]"), newHost()); !errors.Is(err, want) {
+			t.Errorf("%s: %s %v, want %v", fn, res.Value, err, want)
+		}
+	}
+	if _, err := p.Call(t.Context(), "f", []byte("[1,2]"), newHost()); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("request: %v", err)
+	}
+	if res, err := p.Call(t.Context(), "kv", []byte("[]"), newHost()); err == nil || res.Usage.HostCalls != 3 {
+		t.Errorf("kv: %v, %d calls", err, res.Usage.HostCalls)
+	}
+	if got := call(t, p, "fits", "[]", newHost()); got != "5" && got != "6" {
+		t.Errorf("%s MiB fit into 8", got)
+	}
+	for _, l := range []Limits{{Memory: 64 << 20}, {Deadline: time.Minute}, {Response: 2 << 20}, {LogBytes: -1}, {Memory: pageSize}} {
+		if p, err := e.Load(t.Context(), Bundle{Code: code, Limits: l}); p != nil || !errors.Is(err, ErrConfig) {
+			t.Errorf("%+v: %v", l, err)
 		}
 	}
 }
@@ -293,7 +328,7 @@ func TestInterpreter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := e.Load(t.Context(), Bundle{Code: []byte(`export default { async add(a, b) { return a + b }, loop() { for(;;); },
+	p, err := e.Load(t.Context(), Bundle{Code: []byte(`export default { async add(a, b) { return a + b }, loop() { for(;;); }, async signal() { await kv.put("a", ""); for (;;); },
 		deep() { return (function r() { r() })() }, grow() { const a = []; for (;;) a.push(new ArrayBuffer(1 << 16)) } }`)})
 	if err != nil {
 		t.Fatal(err)
@@ -309,10 +344,20 @@ func TestInterpreter(t *testing.T) {
 	if got := call(t, p, "add", "[1,2]", newHost()); got != "3" {
 		t.Error(got)
 	}
+	running := make(chan error)
+	started := &signalHost{testHost: newHost(), signal: make(chan struct{})}
+	go func() {
+		_, err := p.Call(context.Background(), "signal", []byte("[]"), started)
+		running <- err
+	}()
+	<-started.signal
 	for range 2 {
 		if err := e.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
+	}
+	if err := <-running; !errors.Is(err, ErrClosed) {
+		t.Errorf("a call during Close: %v", err)
 	}
 	if _, err := p.Call(t.Context(), "add", []byte("[1,2]"), newHost()); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
@@ -321,3 +366,11 @@ func TestInterpreter(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
+
+// signalHost says when a script has called it.
+type signalHost struct {
+	*testHost
+	signal chan struct{}
+}
+
+func (h *signalHost) KVPut(context.Context, string, []byte) error { close(h.signal); return nil }

@@ -57,6 +57,11 @@ type hostCall struct {
 // dispatchHost is the C function behind the prelude's primitive: (ctx, this, argc, argv) → JSValue.
 func dispatchHost(ctx context.Context, _ api.Module, stack []uint64) {
 	st := stateOf(ctx)
+	if st.inHost { // would enter a wazero function twice; no accessor below runs script code
+		st.halt(ErrTrap)
+	}
+	st.inHost = true
+	defer func() { st.inHost = false }()
 	c := &hostCall{st: st, ctx: ctx, in: st.in, js: stack[0], argc: uint32(stack[2]), argv: uint32(stack[3])}
 	stack[0] = c.run(c.integer(0))
 	st.check() // the host may have taken its time

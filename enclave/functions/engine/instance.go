@@ -79,8 +79,9 @@ func mkInt(i int32) value { return value(uint32(i)) }
 
 // instance is one sandbox: a module instance with its memory. One goroutine uses it at a time.
 type instance struct {
-	mod api.Module
-	mem api.Memory
+	engine *Engine
+	mod    api.Module
+	mem    api.Memory
 	// A wazero function keeps its own native stack and must not be entered twice, so host functions that call back into
 	// the engine have a second set. A third level cannot occur: those calls never run script code.
 	fns, nested [fnCount]api.Function
@@ -93,7 +94,7 @@ func (e *Engine) newInstance(ctx context.Context) (*instance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("engine: instantiate: %w", err)
 	}
-	in := &instance{mod: mod, mem: mod.Memory()}
+	in := &instance{engine: e, mod: mod, mem: mod.Memory()}
 	for i, name := range exportNames {
 		in.fns[i], in.nested[i] = mod.ExportedFunction(name), mod.ExportedFunction(name)
 		if in.fns[i] == nil {
@@ -166,6 +167,7 @@ func (in *instance) put(ctx context.Context, b []byte) (uint32, error) {
 type snapshot struct {
 	runs     []run // what is not zero, in ascending order
 	pages    uint32
+	maxPages uint32
 	sp       uint32
 	stackLow uint32
 	env      environment
@@ -195,7 +197,7 @@ func (in *instance) takeSnapshot(env environment) (*snapshot, error) {
 	if !ok {
 		return nil, ErrTrap
 	}
-	s := &snapshot{pages: pages, sp: uint32(in.sp.Get()), stackLow: uint32(in.stackLow.Get()), env: env}
+	s := &snapshot{pages: pages, maxPages: uint32(in.maxPages.Get()), sp: uint32(in.sp.Get()), stackLow: uint32(in.stackLow.Get()), env: env}
 	zero := make([]byte, runSize)
 	for at := 0; at < len(view); {
 		end := at
@@ -240,6 +242,7 @@ func (in *instance) restore(s *snapshot) error {
 	in.stackLow.Set(uint64(s.stackLow))
 	in.stackSize.Set(stackSize - redZone)
 	in.pages.Set(uint64(s.pages))
+	in.maxPages.Set(uint64(s.maxPages))
 	in.depth.Set(0)
 	in.denied.Set(0)
 	in.fuel.Set(0)

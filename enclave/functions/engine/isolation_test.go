@@ -37,12 +37,12 @@ func TestNothingStays(t *testing.T) {
 		if got := call(t, p, "look", "[]", h); got != clean {
 			t.Fatalf("after a call: %s\nwant %s", got, clean)
 		}
-		if n := len(p.idle); n != 1 {
+		if n := p.engine.pool.count(p); n != 1 {
 			t.Fatalf("%d idle instances: the test did not reuse one", n)
 		}
 	}
 	// And below JavaScript: an instance at rest is byte for byte its snapshot and holds no argument of any call.
-	in := <-p.idle
+	in := p.engine.pool.take(p)
 	view, _ := in.mem.Read(0, in.mem.Size())
 	if bytes.Contains(view, []byte("marker-of-call-")) {
 		t.Error("an idle instance still holds a call's argument")
@@ -60,7 +60,7 @@ func TestNothingStays(t *testing.T) {
 	if in.sp.Get() != uint64(p.snap.sp) || in.depth.Get() != 0 || in.pages.Get() != uint64(p.snap.pages) {
 		t.Error("an idle instance's globals differ from the snapshot")
 	}
-	p.idle <- in
+	p.engine.pool.put(t.Context(), p, in)
 }
 
 // TestMemoryIsTheSame checks that a recycled instance, whose real memory does not shrink, gives a script neither more nor
@@ -71,11 +71,11 @@ func TestMemoryIsTheSame(t *testing.T) {
 		export function fits() { let n = 0; const a = []; try { for (;;) { a.push(new ArrayBuffer(1 << 20)); n++ } } catch { a.length = 0; return n } }`)
 	h := newHost()
 	first := call(t, p, "fits", "[]", h)
-	if len(p.idle) != 0 {
+	if p.engine.pool.count(p) != 0 {
 		t.Fatal("an instance that grew to the limit was kept")
 	}
 	call(t, p, "grow", "[1500000]", h)
-	if len(p.idle) != 1 {
+	if p.engine.pool.count(p) != 1 {
 		t.Fatal("an instance that grew a little was not kept")
 	}
 	if again := call(t, p, "fits", "[]", h); again != first {
@@ -122,4 +122,38 @@ func TestConcurrentCalls(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestPoolIsBounded checks that idle instances are given up, the longest unused first, and end with their program.
+func TestPoolIsBounded(t *testing.T) {
+	t.Parallel()
+	e := engineFor(t)
+	small := pool{max: 2}
+	programs := []*Program{load(t, echo), load(t, echo), load(t, echo)}
+	for _, p := range programs {
+		in, err := e.newInstance(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		small.put(t.Context(), p, in)
+	}
+	if small.count(programs[0]) != 0 || small.count(programs[1]) != 1 || small.count(programs[2]) != 1 {
+		t.Error("the oldest instance is not the one given up")
+	}
+	if small.take(programs[0]) != nil {
+		t.Error("a program got another's instance")
+	}
+	small.drop(t.Context(), programs[1])
+	if small.count(programs[1]) != 0 || small.count(programs[2]) != 1 {
+		t.Error("drop is not exact")
+	}
+	p := programs[0]
+	call(t, p, "echo", "[1]", newHost())
+	p.Close(t.Context())
+	if e.pool.count(p) != 0 {
+		t.Error("Close left an instance")
+	}
+	if got := call(t, p, "echo", "[2]", newHost()); got != "2" {
+		t.Error(got)
+	}
 }

@@ -84,3 +84,27 @@ func (l Limits) withDefaults() (Limits, error) {
 	}
 	return l, nil
 }
+
+// within fills zero fields from max and refuses what exceeds it.
+func (l Limits) within(max Limits) (Limits, error) {
+	for _, f := range []struct{ v, max *int }{
+		{&l.Memory, &max.Memory}, {&l.Code, &max.Code}, {&l.Request, &max.Request}, {&l.Response, &max.Response},
+		{&l.LogLines, &max.LogLines}, {&l.LogBytes, &max.LogBytes}, {&l.HostCalls, &max.HostCalls}, {&l.HostBytes, &max.HostBytes},
+	} {
+		if *f.v == 0 {
+			*f.v = *f.max
+		}
+		if *f.v > *f.max {
+			return l, fmt.Errorf("%w: a limit of %d, the engine allows %d", ErrConfig, *f.v, *f.max)
+		}
+	}
+	for _, f := range []struct{ v, max *time.Duration }{{&l.Deadline, &max.Deadline}, {&l.LoadDeadline, &max.LoadDeadline}} {
+		if *f.v == 0 {
+			*f.v = *f.max
+		}
+		if *f.v > *f.max {
+			return l, fmt.Errorf("%w: a deadline of %v, the engine allows %v", ErrConfig, *f.v, *f.max)
+		}
+	}
+	return l.withDefaults()
+}

@@ -14,15 +14,17 @@ import (
 // Bundle is the code of one deployment: one source text, an ES module or a script that assigns the global cclexports.
 type Bundle struct {
 	Code []byte // UTF-8
+	// Limits of this program: a zero field takes the engine's, and none may exceed it. Code has no effect.
+	Limits Limits
 }
 
 // Program is a bundle that was evaluated once: a snapshot from which every call starts. It is safe for concurrent use.
 type Program struct {
 	engine  *Engine
 	snap    *snapshot
+	limits  Limits
 	exports []string
 	logs    []LogLine
-	idle    chan *instance // clean instances, kept for the next calls
 }
 
 var exportName = regexp.MustCompile(`^[A-Za-z_$][A-Za-z0-9_$]{0,127}$`)
@@ -40,6 +42,10 @@ func (e *Engine) Load(ctx context.Context, b Bundle) (*Program, error) {
 	if !utf8.Valid(b.Code) {
 		return nil, &ScriptError{Name: "SyntaxError", Message: "the bundle is not valid UTF-8"}
 	}
+	limits, err := b.Limits.within(e.limits)
+	if err != nil {
+		return nil, err
+	}
 	if err := e.acquire(ctx); err != nil {
 		return nil, err
 	}
@@ -52,7 +58,8 @@ func (e *Engine) Load(ctx context.Context, b Bundle) (*Program, error) {
 	if err := in.restore(e.base); err != nil {
 		return nil, err
 	}
-	st, ctx, cancel := newState(ctx, in, nil, &e.limits, e.limits.LoadDeadline)
+	in.maxPages.Set(uint64(limits.Memory / pageSize))
+	st, ctx, cancel := newState(ctx, in, nil, &limits, limits.LoadDeadline)
 	defer cancel()
 	p, err := e.evaluate(ctx, st, b)
 	if err != nil {
@@ -64,6 +71,9 @@ func (e *Engine) Load(ctx context.Context, b Bundle) (*Program, error) {
 
 func (e *Engine) evaluate(ctx context.Context, st *state, b Bundle) (*Program, error) {
 	env := e.base.env
+	if _, err := st.in.call(ctx, fnSetMemoryLimit, uint64(env.runtime), uint64(st.limits.Memory)); err != nil {
+		return nil, err
+	}
 	exports, err := st.run(ctx, &env, b.Code)
 	if err != nil {
 		return nil, err
@@ -101,7 +111,7 @@ func (e *Engine) evaluate(ctx context.Context, st *state, b Bundle) (*Program, e
 	if err != nil {
 		return nil, err
 	}
-	return &Program{engine: e, snap: snap, exports: names, logs: st.logs.lines, idle: make(chan *instance, cap(e.slots))}, nil
+	return &Program{engine: e, snap: snap, limits: *st.limits, exports: names, logs: st.logs.lines}, nil
 }
 
 // run evaluates the source text as a script or, when it does not parse as one, as a module, and returns the object that
@@ -163,36 +173,11 @@ func (p *Program) Logs() []LogLine { return slices.Clone(p.logs) }
 // Size is the number of bytes that the program's snapshot occupies.
 func (p *Program) Size() int { return p.snap.size() }
 
-// Close gives up the program's idle instances. Calls still running finish.
-func (p *Program) Close(ctx context.Context) {
-	for {
-		select {
-		case in := <-p.idle:
-			in.close(ctx)
-		default:
-			return
-		}
-	}
-}
+// Limits returns the limits of the program's calls.
+func (p *Program) Limits() Limits { return p.limits }
 
-func (e *Engine) acquire(ctx context.Context) error {
-	if e.closed.Load() {
-		return ErrClosed
-	}
-	select {
-	case e.slots <- struct{}{}:
-		return nil
-	default:
-	}
-	select {
-	case e.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%w: no instance became free: %w", ErrDeadline, ctx.Err())
-	}
-}
-
-func (e *Engine) release() { <-e.slots }
+// Close gives up the program's idle instances. Calls still running finish, and later ones work, only slower.
+func (p *Program) Close(ctx context.Context) { p.engine.pool.drop(ctx, p) }
 
 // Call runs one exported function on a fresh copy of the snapshot and returns its result as JSON (undefined becomes
 // null). args is a JSON array. Host errors, limits and exceptions are typed; Result holds logs and usage in any case.
@@ -209,7 +194,7 @@ func (p *Program) Call(ctx context.Context, function string, args []byte, host H
 		return Result{}, err
 	}
 	start := time.Now()
-	st, runCtx, cancel := newState(ctx, in, host, &p.engine.limits, p.engine.limits.Deadline)
+	st, runCtx, cancel := newState(ctx, in, host, &p.limits, p.limits.Deadline)
 	defer cancel()
 	out, err := st.call(runCtx, p.snap.env, function, args)
 	res := Result{Value: out, Logs: st.logs.lines, LogsTruncated: st.logs.truncated, Usage: st.usage(start)}
@@ -228,8 +213,8 @@ func (p *Program) checkCall(function string, args []byte, host Host) error {
 	if _, ok := slices.BinarySearch(p.exports, function); !ok {
 		return ErrNoFunction
 	}
-	if len(args) > p.engine.limits.Request {
-		return fmt.Errorf("%w: the arguments have %d bytes, limit %d", ErrTooLarge, len(args), p.engine.limits.Request)
+	if len(args) > p.limits.Request {
+		return fmt.Errorf("%w: the arguments have %d bytes, limit %d", ErrTooLarge, len(args), p.limits.Request)
 	}
 	if len(args) < 2 || args[0] != '[' || !json.Valid(args) || !utf8.Valid(args) {
 		return ErrArguments
@@ -271,10 +256,8 @@ const maxSlack = 2 << 20
 
 // take returns an instance equal to the snapshot. Idle ones already are.
 func (p *Program) take(ctx context.Context) (*instance, error) {
-	select {
-	case in := <-p.idle:
+	if in := p.engine.pool.take(p); in != nil {
 		return in, nil
-	default:
 	}
 	in, err := p.engine.newInstance(ctx)
 	if err != nil {
@@ -289,12 +272,9 @@ func (p *Program) take(ctx context.Context) (*instance, error) {
 
 // keep recycles an instance after a clean call, or ends it. Either way nothing of the call is left in memory.
 func (p *Program) keep(ctx context.Context, in *instance) {
-	if in.mem.Size() <= p.snap.pages*pageSize+maxSlack && !p.engine.closed.Load() && in.restore(p.snap) == nil {
-		select {
-		case p.idle <- in:
-			return
-		default:
-		}
+	if in.mem.Size() <= p.snap.pages*pageSize+maxSlack && !p.engine.closing() && in.restore(p.snap) == nil {
+		p.engine.pool.put(ctx, p, in)
+		return
 	}
 	in.close(ctx)
 }

@@ -25,7 +25,8 @@ type state struct {
 	now      time.Time     // as the host last said; the epoch while a bundle loads
 	ahead    time.Duration // how far timers moved the script's clock
 	calls    int
-	moved    int   // bytes moved by host calls
+	moved    int // bytes moved by host calls
+	inHost   bool
 	stop     error // why the instance was halted
 	hostErr  error // the first error of the host
 	slices   int64
@@ -73,6 +74,9 @@ func (st *state) check() {
 }
 
 func (st *state) overdue() error {
+	if st.in.engine.closing() {
+		return ErrClosed
+	}
 	if !time.Now().Before(st.deadline) {
 		return ErrDeadline
 	}
