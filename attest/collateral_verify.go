@@ -41,15 +41,19 @@ func (v *Verifier) VerifyCollateral(c *Collateral, pckIssuer []byte, now time.Ti
 			opt(&o)
 		}
 	}
-	lists, err := v.verifyLists(c, pckIssuer, now, o.grace)
+	set, issuer, err := v.verifyLists(c, pckIssuer, now, o.grace)
 	if err != nil {
 		return nil, refuse(StageRevocation, "fetch both revocation lists again, with the chain of the PCK CA", err)
 	}
-	docs, err := v.verifyDocuments(c, lists.root, now, o.grace)
-	if err != nil {
+	if set, err = v.verifyDocuments(c, set, now, o.grace); err != nil {
 		return nil, refuse(StageCollateral, "fetch the collateral again, and keep the bytes as they were served", err)
 	}
-	return report(c, lists, docs), nil
+	r := &CollateralReport{TEE: SGX, FMSPC: set.info.FMSPC, PCEID: set.info.PCEID, CA: string(issuer.CA())}
+	if set.info.ID == tcb.TDX {
+		r.TEE = TDX
+	}
+	r.Set = set.claims(issuer.NotAfter())
+	return r, nil
 }
 
 // PCKIssuer returns the chain of the PCK CA inside the quote, PEM, PCK CA then root. It is NOT verified: it is input for
@@ -65,66 +69,19 @@ func PCKIssuer(q *Quote) ([]byte, error) {
 	return chain.Issuer().PEM(), nil
 }
 
-// revocationLists are both lists, verified.
-type revocationLists struct {
-	root, pck *pck.CRL
-	issuer    *pck.IssuerChain
-}
-
-func (v *Verifier) verifyLists(c *Collateral, pckIssuer []byte, now time.Time, grace time.Duration) (l revocationLists, err error) {
-	if l.root, err = pck.ParseCRL(c.RootCRL); err != nil {
-		return l, err
+// verifyLists verifies both revocation lists with the chain of a PCK CA.
+func (v *Verifier) verifyLists(c *Collateral, pckIssuer []byte, now time.Time, grace time.Duration) (*collateralSet, *pck.IssuerChain, error) {
+	set, err := v.openLists(c)
+	if err != nil {
+		return nil, nil, err
 	}
-	if l.pck, err = pck.ParseCRL(c.PCKCRL); err != nil {
-		return l, err
+	issuer, err := v.store.IssuerChain(pckIssuer)
+	if err != nil {
+		return nil, nil, err
 	}
-	if l.issuer, err = pck.ParseIssuerChain(pckIssuer); err != nil {
-		return l, err
+	if err = issuer.Check(set.rootCRL, now, grace); err == nil {
+		err = issuer.CheckCRL(set.pckCRL, now, grace)
 	}
-	if err := l.issuer.Verify(v.root.Key, l.root, now, grace); err != nil {
-		return l, err
-	}
-	return l, l.issuer.CheckCRL(l.pck, now, grace)
-}
-
-// documents are TCB info and QE identity, verified and of one TEE.
-type documents struct {
-	signing  *pck.SigningChain
-	info     *tcb.Info
-	identity *tcb.Identity
-}
-
-func (v *Verifier) verifyDocuments(c *Collateral, rootCRL *pck.CRL, now time.Time, grace time.Duration) (d documents, err error) {
-	if d.signing, err = pck.ParseSigningChain(c.TCBSigningChain); err != nil {
-		return d, err
-	}
-	if err := d.signing.Verify(v.root.Key, rootCRL, now, grace); err != nil {
-		return d, err
-	}
-	if d.info, err = tcb.VerifyInfo(c.TCBInfo, d.signing.Key()); err != nil {
-		return d, err
-	}
-	if d.identity, err = tcb.VerifyIdentity(c.QEIdentity, d.signing.Key()); err != nil {
-		return d, err
-	}
-	if err := d.info.CheckValidity(now, grace); err != nil {
-		return d, err
-	}
-	if err := d.identity.CheckValidity(now, grace); err != nil {
-		return d, err
-	}
-	if (d.info.ID == tcb.TDX) != (d.identity.ID == tcb.TDQE) {
-		return d, fmt.Errorf("%w: TCB info for %s beside the QE identity of %s", ErrMismatch, d.info.ID, d.identity.ID)
-	}
-	return d, nil
-}
-
-func report(c *Collateral, l revocationLists, d documents) *CollateralReport {
-	r := &CollateralReport{TEE: SGX, FMSPC: d.info.FMSPC, PCEID: d.info.PCEID, CA: string(l.issuer.CA())}
-	if d.info.ID == tcb.TDX {
-		r.TEE = TDX
-	}
-	set := collateralSet{documents: d, rootCRL: l.root, pckCRL: l.pck}
-	r.Set = set.claims(l.issuer.NotAfter(), c.Hash())
-	return r
+	v.keepLists(c, set)
+	return set, issuer, err
 }

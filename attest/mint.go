@@ -1,9 +1,6 @@
 package attest
 
 import (
-	"slices"
-	"time"
-
 	"github.com/claviger/claviger/attest/pck"
 	"github.com/claviger/claviger/attest/sgx"
 	"github.com/claviger/claviger/attest/tcb"
@@ -11,7 +8,7 @@ import (
 )
 
 // claims states what the verified parts prove. It shares no memory with the quote.
-func (v *Verifier) claims(q *Quote, chain *pck.Chain, set *collateralSet, result tcb.Result, c *Collateral) Claims {
+func (v *Verifier) claims(q *Quote, chain *pck.Chain, set *collateralSet, result tcb.Result) Claims {
 	claims := Claims{
 		TEE:          q.TEE(),
 		QuoteVersion: q.Version(),
@@ -19,7 +16,7 @@ func (v *Verifier) claims(q *Quote, chain *pck.Chain, set *collateralSet, result
 		ReportData:   q.ReportData(),
 		Platform:     platform(chain),
 		TCB:          tcbClaims(result, set.info.EvaluationNumber),
-		Collateral:   set.claims(chain.NotAfter(), c.Hash()),
+		Collateral:   set.claims(chain.NotAfter()),
 	}
 	if q.tdx != nil {
 		claims.TDX, claims.Debug = tdxClaims(q.tdx), q.tdx.Body.Debug()
@@ -50,33 +47,15 @@ func tdxClaims(q *tdx.Quote) *TDXClaims {
 	return c
 }
 
+// tcbClaims takes over the slices of r, which Evaluate made for this one call.
 func tcbClaims(r tcb.Result, evaluation int) TCBClaims {
-	part := func(p tcb.Part) TCBPart { return TCBPart{p.Status, p.Date, slices.Clone(p.Advisories)} }
+	part := func(p tcb.Part) TCBPart { return TCBPart{p.Status, p.Date, p.Advisories} }
 	c := TCBClaims{
-		Status: r.Status, Advisories: slices.Clone(r.Advisories), Date: r.Date, EvaluationNumber: evaluation,
+		Status: r.Status, Advisories: r.Advisories, Date: r.Date, EvaluationNumber: evaluation,
 		Platform: part(r.Platform), QE: part(r.QE),
 	}
 	if r.Module != nil {
 		c.Module = new(part(*r.Module))
 	}
 	return c
-}
-
-// claims describes a verified set; chainEnd is the end of validity of the chain that the PCK revocation list belongs to.
-func (s *collateralSet) claims(chainEnd time.Time, hash [32]byte) CollateralClaims {
-	return CollateralClaims{
-		EarliestExpiry: slices.MinFunc([]time.Time{
-			s.info.NextUpdate, s.identity.NextUpdate, s.rootCRL.NextUpdate(), s.pckCRL.NextUpdate(), chainEnd, s.signing.NotAfter(),
-		}, time.Time.Compare).UTC(),
-		LatestIssue: slices.MaxFunc([]time.Time{
-			s.info.IssueDate, s.identity.IssueDate, s.rootCRL.ThisUpdate(), s.pckCRL.ThisUpdate(),
-		}, time.Time.Compare).UTC(),
-		TCBInfoIssueDate:    s.info.IssueDate,
-		QEIdentityIssueDate: s.identity.IssueDate,
-		TCBEvaluation:       s.info.EvaluationNumber,
-		QEEvaluation:        s.identity.EvaluationNumber,
-		RootCRLNumber:       s.rootCRL.Number().String(),
-		PCKCRLNumber:        s.pckCRL.Number().String(),
-		Hash:                hash,
-	}
 }

@@ -134,10 +134,14 @@ func (q *Quote) parts() parts {
 	return parts{q.sgx.Header.QEVendorID, &a.Signature, &a.AttestationKey, &a.QEReport, &a.QEReportSignature, a.QEAuthData, a.CertType, a.CertData}
 }
 
-// signed returns the bytes that the attestation key signs.
-func (q *Quote) signed() []byte {
+// maxSigned is the size of the largest signed part: header, body descriptor and body of a TDX 1.5 quote.
+const maxSigned = tdx.HeaderSize + 6 + tdx.BodySize15
+
+// appendSigned appends the bytes that the attestation key signs. They are encoded from the fields and not taken from the
+// input, so that no claim can come from a field that was changed after parsing.
+func (q *Quote) appendSigned(b []byte) []byte {
 	if q.tdx != nil {
-		return q.tdx.AppendSigned(nil)
+		return q.tdx.AppendSigned(b)
 	}
-	return q.sgx.AppendSigned(nil)
+	return q.sgx.AppendSigned(b)
 }

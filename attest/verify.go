@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"math/big"
 	"time"
 
 	"github.com/claviger/claviger/attest/pck"
@@ -18,11 +17,16 @@ import (
 type Config struct {
 	// Root is the root of trust: IntelRoot, or a SimulatedRoot in tests and simulators.
 	Root Root
+	// Caches bounds what the verifier remembers. Its zero value is the defaults.
+	Caches Caches
 }
 
-// Verifier verifies evidence under one root of trust. It is safe for concurrent use.
+// Verifier verifies evidence under one root of trust. It is safe for concurrent use, and it remembers what it verified:
+// use one for many quotes.
 type Verifier struct {
-	root Root
+	root  Root
+	store *pck.Store // certificates that the root key signed
+	known known
 }
 
 // NewVerifier returns a verifier, or ErrConfig when the root has no usable P-256 key.
@@ -32,7 +36,7 @@ func NewVerifier(config Config) (*Verifier, error) {
 	}
 	root := config.Root
 	root.Key = new(*root.Key)
-	return &Verifier{root: root}, nil
+	return &Verifier{root: root, store: pck.NewStore(root.Key), known: config.Caches.make()}, nil
 }
 
 // Root returns the root of trust.
@@ -71,8 +75,9 @@ func (v *Verifier) Verify(q *Quote, c *Collateral, now time.Time, opts ...Option
 			opt(&o)
 		}
 	}
+	p := q.parts()
 	// 1. chain: the PCK certificate is genuine, so its key and its SVNs count.
-	chain, err := v.verifyChain(q, now)
+	chain, err := v.verifyChain(p.certData, now)
 	if err != nil {
 		return nil, err
 	}
@@ -85,21 +90,20 @@ func (v *Verifier) Verify(q *Quote, c *Collateral, now time.Time, opts ...Option
 		return nil, refuse(StageCollateral, "fetch collateral for this quote's TEE and FMSPC", err)
 	}
 	// 4. qe: the PCK key vouches for a genuine quoting enclave, and that for the attestation key.
-	report, err := verifyQE(q, chain, set.identity)
+	qe, err := v.verifyQE(&p, chain, set.identity)
 	if err != nil {
 		return nil, refuse(StageQE, "discard the quote: its quoting enclave is not genuine", err)
 	}
 	// 5. signature: the attestation key vouches for the enclave's report.
-	p := q.parts()
-	if err := verifyRaw(p.attestationKey, q.signed(), p.signature); err != nil {
+	if err := qe.verifyReport(q, p.signature); err != nil {
 		return nil, refuse(StageSignature, "discard the quote: it was changed or forged", err)
 	}
 	// 6. tcb: how good the platform is.
-	result, err := tcb.Evaluate(set.info, set.identity, platformTCB(q, chain, report))
+	result, err := tcb.Evaluate(set.info, set.identity, platformTCB(q, chain, qe.report.ISVSVN))
 	if err != nil {
 		return nil, refuse(StageTCB, "discard the quote: its TDX module is not genuine", err)
 	}
-	return &Verified{claims: v.claims(q, chain, set, result, c)}, nil
+	return &Verified{claims: v.claims(q, chain, set, result)}, nil
 }
 
 // checkInput refuses what Verify cannot work with.
@@ -116,44 +120,40 @@ func (v *Verifier) checkInput(q *Quote, c *Collateral, now time.Time) error {
 	return nil
 }
 
-// verifyChain parses and verifies the PCK chain inside the quote.
-func (v *Verifier) verifyChain(q *Quote, now time.Time) (*pck.Chain, error) {
+// verifyChain verifies the PCK chain inside the quote.
+func (v *Verifier) verifyChain(certData []byte, now time.Time) (*pck.Chain, error) {
 	const hint = "the quote must carry the PCK chain of a platform under the configured root, valid at the given time"
-	chain, err := pck.ParseChain(q.parts().certData)
-	if err != nil {
-		return nil, refuse(StageChain, hint, err)
+	chain, ok := v.known.chains.get(content{certData})
+	if !ok {
+		var err error
+		if chain, err = v.store.Chain(certData); err != nil {
+			return nil, refuse(StageChain, hint, err)
+		}
+		v.known.chains.put(content{certData}, chain)
 	}
-	if err := chain.Verify(v.root.Key, now); err != nil {
+	if err := chain.CheckValidity(now); err != nil {
 		return nil, refuse(StageChain, hint, err)
 	}
 	return chain, nil
 }
 
-// collateralSet is verified collateral. It does not depend on the quote, and its signatures need no second look; a cache
-// of it would have to check times and revocation again.
-type collateralSet struct {
-	documents
-	rootCRL, pckCRL *pck.CRL
-}
-
-// verifyCollateral verifies the five parts, and that neither the chain nor the signer of the collateral is revoked.
+// verifyCollateral verifies the five parts, and that neither the chain nor the signer of the collateral is revoked. What is
+// known spares signatures and decoding; times and revocation are looked at every time.
 func (v *Verifier) verifyCollateral(c *Collateral, chain *pck.Chain, now time.Time, grace time.Duration) (*collateralSet, error) {
 	const hint = "fetch both revocation lists again; if the platform is revoked, move the enclave"
-	var s collateralSet
-	var err error
-	if s.rootCRL, err = pck.ParseCRL(c.RootCRL); err != nil {
+	set, err := v.openLists(c)
+	if err != nil {
 		return nil, refuse(StageRevocation, hint, err)
 	}
-	if s.pckCRL, err = pck.ParseCRL(c.PCKCRL); err != nil {
+	err = chain.CheckRevocation(set.rootCRL, set.pckCRL, now, grace)
+	v.keepLists(c, set)
+	if err != nil {
 		return nil, refuse(StageRevocation, hint, err)
 	}
-	if err := chain.CheckRevocation(s.rootCRL, s.pckCRL, now, grace); err != nil {
-		return nil, refuse(StageRevocation, hint, err)
-	}
-	if s.documents, err = v.verifyDocuments(c, s.rootCRL, now, grace); err != nil {
+	if set, err = v.verifyDocuments(c, set, now, grace); err != nil {
 		return nil, refuse(StageCollateral, "fetch the collateral again, and keep the bytes as they were served", err)
 	}
-	return &s, nil
+	return set, nil
 }
 
 // matches says whether the documents are those for the quote's TEE and platform.
@@ -176,11 +176,34 @@ func (s *collateralSet) matches(q *Quote, chain *pck.Chain) error {
 	return nil
 }
 
+// qeHalf is the part of a quote that all quotes of a platform share: a report of the quoting enclave, signed by the PCK key,
+// and the attestation key that it vouches for.
+type qeHalf struct {
+	report tcb.EnclaveReport
+	key    *ecdsa.PublicKey // nil if the 64 bytes are no point on P-256
+}
+
 // verifyQE verifies that the PCK key signed the QE report, that the report vouches for the attestation key, and that the
-// report is of the enclave that the identity describes. It returns the report.
-func verifyQE(q *Quote, chain *pck.Chain, identity *tcb.Identity) (*sgx.Report, error) {
-	p := q.parts()
-	if !verifyP256(chain.Key(), p.qeReport[:], p.qeReportSignature) {
+// report is of the enclave that the identity describes.
+func (v *Verifier) verifyQE(p *parts, chain *pck.Chain, identity *tcb.Identity) (*qeHalf, error) {
+	key := content{chain.KeyBytes(), p.qeReport[:], p.qeReportSignature[:], p.attestationKey[:], p.qeAuthData}
+	qe, ok := v.known.qe.get(key)
+	if !ok {
+		var err error
+		if qe, err = openQE(p, chain.Key()); err != nil {
+			return nil, err
+		}
+		v.known.qe.put(key, qe)
+	}
+	if err := identity.Check(qe.report); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrQEMismatch, err)
+	}
+	return qe, nil
+}
+
+// openQE verifies what does not depend on collateral.
+func openQE(p *parts, pckKey *ecdsa.PublicKey) (*qeHalf, error) {
+	if !verifyP256(pckKey, p.qeReport[:], p.qeReportSignature) {
 		return nil, fmt.Errorf("%w: QE report, by the PCK key", ErrSignature)
 	}
 	report, err := sgx.ParseReport(p.qeReport[:])
@@ -194,10 +217,11 @@ func verifyQE(q *Quote, chain *pck.Chain, identity *tcb.Identity) (*sgx.Report, 
 	if [32]byte(h.Sum(nil)) != [32]byte(report.ReportData[:32]) {
 		return nil, fmt.Errorf("%w: its report data does not vouch for the attestation key", ErrQEMismatch)
 	}
-	if err := identity.Check(enclaveReport(report)); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrQEMismatch, err)
+	qe := &qeHalf{report: enclaveReport(report)}
+	if key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, p.attestationKey[:]...)); err == nil {
+		qe.key = key
 	}
-	return report, nil
+	return qe, nil
 }
 
 func enclaveReport(r *sgx.Report) tcb.EnclaveReport {
@@ -206,13 +230,13 @@ func enclaveReport(r *sgx.Report) tcb.EnclaveReport {
 	return e
 }
 
-// verifyRaw verifies a raw signature by a raw public key. A key that is no point on the curve is refused.
-func verifyRaw(key *[64]byte, signed []byte, signature *[64]byte) error {
-	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, key[:]...))
-	if err != nil {
+// verifyReport verifies that the attestation key signed the quote's header and body.
+func (qe *qeHalf) verifyReport(q *Quote, signature *[64]byte) error {
+	if qe.key == nil {
 		return fmt.Errorf("%w: the attestation key is no point on P-256", ErrSignature)
 	}
-	if !verifyP256(public, signed, signature) {
+	var buffer [maxSigned]byte
+	if !verifyP256(qe.key, q.appendSigned(buffer[:0]), signature) {
 		return fmt.Errorf("%w: report, by the attestation key", ErrSignature)
 	}
 	return nil
@@ -221,13 +245,37 @@ func verifyRaw(key *[64]byte, signed []byte, signature *[64]byte) error {
 // verifyP256 verifies r ‖ s over the SHA-256 of signed.
 func verifyP256(key *ecdsa.PublicKey, signed []byte, signature *[64]byte) bool {
 	digest := sha256.Sum256(signed)
-	return ecdsa.Verify(key, digest[:], new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:]))
+	var buffer [maxASN1]byte
+	return ecdsa.VerifyASN1(key, digest[:], appendASN1(buffer[:0], signature))
+}
+
+// maxASN1 is the size of the largest encoding by appendASN1.
+const maxASN1 = 2 + 2*(2+33)
+
+// appendASN1 appends SEQUENCE { r INTEGER, s INTEGER } in DER, the form that crypto/ecdsa takes. Every r and s has one.
+func appendASN1(b []byte, signature *[64]byte) []byte {
+	start := len(b)
+	b = append(b, 0x30, 0)
+	for _, n := range [][]byte{signature[:32], signature[32:]} {
+		for len(n) > 1 && n[0] == 0 {
+			n = n[1:]
+		}
+		size := len(n)
+		if n[0]&0x80 != 0 {
+			b = append(b, 0x02, byte(size+1), 0)
+		} else {
+			b = append(b, 0x02, byte(size))
+		}
+		b = append(b, n...)
+	}
+	b[start+1] = byte(len(b) - start - 2)
+	return b
 }
 
 // platformTCB gathers what the evaluation compares.
-func platformTCB(q *Quote, chain *pck.Chain, qe *sgx.Report) tcb.Platform {
+func platformTCB(q *Quote, chain *pck.Chain, qeSVN uint16) tcb.Platform {
 	ext := chain.Extensions()
-	p := tcb.Platform{Components: ext.Components, PCESVN: ext.PCESVN, QEISVSVN: qe.ISVSVN}
+	p := tcb.Platform{Components: ext.Components, PCESVN: ext.PCESVN, QEISVSVN: qeSVN}
 	if q.tdx != nil {
 		b := &q.tdx.Body
 		p.TD = &tcb.TD{TEETCBSVN: b.TEETCBSVN, MRSignerSEAM: b.MRSignerSEAM, SEAMAttributes: b.SEAMAttributes}

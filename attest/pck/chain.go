@@ -120,6 +120,9 @@ func (c *Chain) CheckRevocation(rootCRL, pckCRL *CRL, now time.Time, grace time.
 // Key returns the public half of the provisioning certification key, which signs QE reports.
 func (c *Chain) Key() *ecdsa.PublicKey { return c.leaf.key }
 
+// KeyBytes returns the same key as the DER of its SubjectPublicKeyInfo: equal keys, equal bytes. Read only.
+func (c *Chain) KeyBytes() []byte { return c.leaf.RawSubjectPublicKeyInfo }
+
 // Extensions returns the SGX extensions of the PCK certificate.
 func (c *Chain) Extensions() Extensions { return c.extensions }
 
