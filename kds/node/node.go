@@ -33,8 +33,8 @@ var (
 )
 
 const (
-	stopGrace      = 3 * time.Second  // for leadership transfer and open requests at a graceful stop
-	supersedeGrace = 15 * time.Second // between superseded and stopping, if the removal is not seen
+	stopGrace      = 3 * time.Second // for leadership transfer and open requests at a graceful stop
+	supersedeGrace = 3 * time.Second // of the leader's silence, after which a superseded boot stops
 	supersedeLook  = 100 * time.Millisecond
 )
 
@@ -222,7 +222,8 @@ func (n *Node) reason(err error) error {
 // watch blocks until the node must stop.
 func (n *Node) watch(ctx context.Context) {
 	s := n.store.Load()
-	var look, overdue <-chan time.Time
+	var look <-chan time.Time
+	heard := time.Now()
 	replaced := n.replaced
 	for {
 		changed := s.MembersChanged()
@@ -242,17 +243,17 @@ func (n *Node) watch(ctx context.Context) {
 			n.log.Warn("a newer boot of this slot was admitted; this one stops when it is removed")
 			tick := time.NewTicker(supersedeLook)
 			defer tick.Stop()
-			replaced, look, overdue = nil, tick.C, time.After(supersedeGrace)
+			replaced, look, heard = nil, tick.C, time.Now()
 		case <-look:
-			// The leader stops talking to a removed server before it can learn that
-			// its removal is committed: silence is how it finds out.
-			if _, _, ok := s.Leader(); !ok {
+			// Until it is removed it stays a voter, since the admission of the newer
+			// boot may never finish. The leader stops talking to a removed server
+			// before it can learn that its removal is committed: silence tells.
+			if _, _, ok := s.Leader(); ok {
+				heard = time.Now()
+			} else if time.Since(heard) > supersedeGrace {
 				n.cancel(ErrSuperseded)
 				return
 			}
-		case <-overdue:
-			n.cancel(ErrSuperseded)
-			return
 		case <-changed:
 		}
 	}
