@@ -65,7 +65,7 @@ type leaf struct {
 }
 
 // newLeaf signs a certificate for key, or for a fresh key. Its fixed dates say nothing: no clock is read.
-func newLeaf(key *ecdsa.PrivateKey) (*leaf, error) {
+func newLeaf(key *ecdsa.PrivateKey, extensions ...pkix.Extension) (*leaf, error) {
 	if key == nil {
 		var err error
 		if key, err = NewKey(); err != nil {
@@ -77,11 +77,12 @@ func newLeaf(key *ecdsa.PrivateKey) (*leaf, error) {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		Subject:      pkix.Name{CommonName: "claviger"},
-		NotBefore:    time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC),
-		NotAfter:     time.Date(2049, 12, 31, 0, 0, 0, 0, time.UTC),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
+		SerialNumber:    big.NewInt(1),
+		Subject:         pkix.Name{CommonName: "claviger"},
+		NotBefore:       time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC),
+		NotAfter:        time.Date(2049, 12, 31, 0, 0, 0, 0, time.UTC),
+		KeyUsage:        x509.KeyUsageDigitalSignature,
+		ExtraExtensions: extensions,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

@@ -14,50 +14,67 @@ import (
 // nobody until the bound is reached; connections beyond it wait in the kernel.
 //
 // Accept returns finished *Conn values only. Close stops everything and waits for it.
-type Listener struct {
-	inner  net.Listener
-	cfg    *Config
-	leaf   *leaf
-	ctx    context.Context
-	cancel context.CancelFunc
-	slots  chan struct{}
-	done   chan *Conn     // finished handshakes, unbuffered: a channel nobody accepts keeps its slot
-	failed chan struct{}  // closed when accepting ended by itself
-	cause  error          // why; read after failed is closed
-	wg     sync.WaitGroup // the accepting goroutine and all handshakes
-}
+type Listener struct{ acceptor }
 
 // NewListener starts accepting on inner, which it owns from now on. A Config that cannot be used shows in the first Accept.
 func NewListener(inner net.Listener, cfg *Config) *Listener {
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &Listener{
-		inner: inner, cfg: cfg, ctx: ctx, cancel: cancel,
-		done: make(chan *Conn), failed: make(chan struct{}),
-	}
-	if err := l.prepare(); err != nil {
-		l.cause = err
-		close(l.failed)
+	l := &Listener{}
+	l.init(inner)
+	if err := cfg.check(RoleServer); err != nil {
+		l.fail(err)
 		return l
 	}
-	l.wg.Go(l.accept)
+	own, err := newLeaf(cfg.Key)
+	if err != nil {
+		l.fail(err)
+		return l
+	}
+	l.start(cfg.MaxHandshakes, cfg.OnRefused, func(ctx context.Context, conn net.Conn) (net.Conn, error) {
+		c, err := run(ctx, conn, cfg, RoleServer, own)
+		if err != nil {
+			return nil, err // not c: a nil *Conn in the interface would look like a connection
+		}
+		return c, nil
+	})
 	return l
 }
 
-func (l *Listener) prepare() (err error) {
-	if err := l.cfg.check(RoleServer); err != nil {
-		return err
-	}
-	n := l.cfg.MaxHandshakes
+// acceptor is what listeners of both modes have in common: a bounded number of handshakes in goroutines that it owns.
+type acceptor struct {
+	inner     net.Listener
+	handshake func(ctx context.Context, conn net.Conn) (net.Conn, error) // closes conn on error
+	refused   func(remote net.Addr, err error)                           // may be nil
+	ctx       context.Context
+	cancel    context.CancelFunc
+	slots     chan struct{}
+	done      chan net.Conn  // finished handshakes, unbuffered: a channel nobody accepts keeps its slot
+	failed    chan struct{}  // closed when accepting ended by itself
+	cause     error          // why; read after failed is closed
+	wg        sync.WaitGroup // the accepting goroutine and all handshakes
+}
+
+func (l *acceptor) init(inner net.Listener) {
+	l.inner = inner
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.done, l.failed = make(chan net.Conn), make(chan struct{})
+}
+
+// fail makes every Accept return err.
+func (l *acceptor) fail(err error) {
+	l.cause = err
+	close(l.failed)
+}
+
+func (l *acceptor) start(n int, refused func(net.Addr, error), handshake func(context.Context, net.Conn) (net.Conn, error)) {
 	if n <= 0 {
 		n = DefaultMaxHandshakes
 	}
-	l.slots = make(chan struct{}, n)
-	l.leaf, err = newLeaf(l.cfg.Key)
-	return err
+	l.slots, l.refused, l.handshake = make(chan struct{}, n), refused, handshake
+	l.wg.Go(l.accept)
 }
 
 // accept owns the loop; the slot is taken before the connection, so that the backlog stays bounded by the kernel.
-func (l *Listener) accept() {
+func (l *acceptor) accept() {
 	backoff := time.Duration(0)
 	for {
 		select {
@@ -68,13 +85,12 @@ func (l *Listener) accept() {
 		conn, err := l.inner.Accept()
 		if err == nil {
 			backoff = 0
-			l.wg.Go(func() { l.handshake(conn) })
+			l.wg.Go(func() { l.attend(conn) })
 			continue
 		}
 		<-l.slots
 		if !transient(err) {
-			l.cause = err
-			close(l.failed)
+			l.fail(err)
 			return
 		}
 		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
@@ -96,13 +112,13 @@ func transient(err error) bool {
 	return ok && ne.Temporary() && !errors.Is(err, net.ErrClosed)
 }
 
-// handshake owns conn until it is delivered or closed, and its slot to the end.
-func (l *Listener) handshake(conn net.Conn) {
+// attend owns conn until it is delivered or closed, and its slot to the end.
+func (l *acceptor) attend(conn net.Conn) {
 	defer func() { <-l.slots }()
 	c, err := l.serve(conn)
 	if err != nil {
-		if l.cfg.OnRefused != nil && l.ctx.Err() == nil {
-			l.cfg.OnRefused(conn.RemoteAddr(), err)
+		if l.refused != nil && l.ctx.Err() == nil {
+			l.refused(conn.RemoteAddr(), err)
 		}
 		return
 	}
@@ -114,18 +130,18 @@ func (l *Listener) handshake(conn net.Conn) {
 }
 
 // serve runs the handshake. A panic over a peer's bytes must cost that peer its connection, not the enclave its roots.
-func (l *Listener) serve(conn net.Conn) (c *Conn, err error) {
+func (l *acceptor) serve(conn net.Conn) (c net.Conn, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			conn.Close()
 			c, err = nil, fmt.Errorf("ratls: handshake panicked: %v\n%s", r, debug.Stack())
 		}
 	}()
-	return run(l.ctx, conn, l.cfg, RoleServer, l.leaf)
+	return l.handshake(l.ctx, conn)
 }
 
-// Accept returns the next finished channel, a *Conn. After Close it returns net.ErrClosed.
-func (l *Listener) Accept() (net.Conn, error) {
+// Accept returns the next finished channel. After Close it returns net.ErrClosed.
+func (l *acceptor) Accept() (net.Conn, error) {
 	select {
 	case <-l.ctx.Done():
 		return nil, net.ErrClosed
@@ -143,7 +159,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 
 // Close stops accepting, abandons handshakes in progress, closes channels that nobody accepted, and returns when all of
 // that is done. Channels that were accepted stay open. Close may be called more than once.
-func (l *Listener) Close() error {
+func (l *acceptor) Close() error {
 	l.cancel()
 	err := l.inner.Close()
 	l.wg.Wait()
@@ -154,4 +170,4 @@ func (l *Listener) Close() error {
 }
 
 // Addr is the address of the listener below.
-func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
+func (l *acceptor) Addr() net.Addr { return l.inner.Addr() }
