@@ -181,6 +181,9 @@ func TestTextAndClone(t *testing.T) {
 			return [no(() => new TextDecoder("utf-8", {fatal: true}).decode(bad)), no(() => new TextDecoder("latin1")),
 				new TextDecoder("utf-8", {ignoreBOM: true}).decode(new Uint8Array([239, 187, 191])).length, no(() => new TextDecoder().decode("x"))]`,
 			`["TypeError","RangeError",1,"TypeError"]`},
+		"codec bounds": {`const no = f => { try { f(); return "done" } catch (e) { return e.name } }, s = "x".repeat(5 << 20);
+			return [no(() => new TextEncoder().encode(s)), no(() => new TextEncoder().encode(s + s + s + s)), no(() => new TextDecoder().decode(new Uint8Array(17 << 20)))]`,
+			`["done","RangeError","RangeError"]`},
 		"base64": {`return [btoa("hello\u0000"), atob("aGVsbG8A").length]`, `["aGVsbG8A",6]`},
 		"clone": {`const o = {a: [1, , 3], d: new Date(5), r: /x/gi, m: new Map([[{k: 1}, new Set([1])]]), e: new RangeError("no"), n: null, u: undefined,
 				b: new Uint8Array([1, 2]).subarray(1), s: Object("boxed"), big: 10n, v: new DataView(new ArrayBuffer(3), 1)}; o.self = o;

@@ -26,12 +26,12 @@
 //   - crypto.getRandomValues, crypto.randomUUID, Math.random: from the host's generator.
 //   - crypto.subtle: digest (SHA-256, SHA-384, SHA-512), importKey and exportKey "raw", generateKey, encrypt and decrypt
 //     (AES-GCM, 96-bit nonce, 128-bit tag), sign and verify (HMAC). Inputs up to 8 MiB.
-//   - TextEncoder, TextDecoder (UTF-8), structuredClone (without transfer).
+//   - TextEncoder, TextDecoder (UTF-8, up to 16 MiB at a time), structuredClone (without transfer).
 //   - setTimeout, clearTimeout on a virtual clock: when nothing else is left to run the clock jumps to the next timer.
 //   - Date and performance stand still between host calls.
 //
 // Of DESIGN §8 not here yet: fetch, Request, Response, Headers, URL, AbortController, crypto.getCodeKey, kv's atomic
-// operations; nor user WebAssembly. An import statement fails: a bundle is one file. While a bundle is evaluated, kv,
+// operations; nor user WebAssembly. setInterval and a report of unhandled rejections are not there either. An import statement fails: a bundle is one file. While a bundle is evaluated, kv,
 // keys, timers and randomness throw and Date stands at the epoch.
 //
 // # Limits

@@ -336,18 +336,18 @@ func (c *hostCall) projectKey() value {
 }
 
 func (c *hostCall) encode() value {
-	b := c.text(1, c.st.limits.Memory)
+	b := c.text(1, maxCodec)
 	if c.bad {
-		return c.refuse(refuseInvalid)
+		return c.refuse(refuseLarge)
 	}
 	return c.give(b)
 }
 
 func (c *hostCall) decode() value {
-	b := c.bytes(1, c.st.limits.Memory)
+	b := c.bytes(1, maxCodec)
 	fatal := c.integer(2)
 	if c.bad {
-		return c.refuse(refuseInvalid)
+		return c.refuse(refuseLarge)
 	}
 	b = append([]byte(nil), b...) // the view does not outlive the allocation that follows
 	if !utf8.Valid(b) {

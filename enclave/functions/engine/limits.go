@@ -31,6 +31,7 @@ const (
 	maxExports   = 256
 	maxName      = 128
 	maxLogLine   = 4 << 10
+	maxCodec     = 16 << 20 // bytes of one TextEncoder or TextDecoder operation
 	maxRandom    = 64 << 10 // bytes of one getRandomValues, as the Web Crypto API has it
 	maxInstances = 1024
 )
