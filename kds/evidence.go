@@ -162,18 +162,28 @@ func (s *Service) putOf(key state.CollateralKey, v *attest.Verified, c *attest.C
 	if len(bundle) > api.MaxCollateral {
 		return nil, fmt.Errorf("%w: collateral of %d bytes, limit %d", api.ErrTooLarge, len(bundle), api.MaxCollateral)
 	}
-	claims := v.Claims().Collateral
+	meta, err := MetaOf(v.Claims().Collateral)
+	if err != nil {
+		return nil, err
+	}
+	return &state.PutCollateral{Key: key, Bundle: bundle, Meta: meta}, nil
+}
+
+// MetaOf returns what decides whether one verified collateral set is newer
+// than another. Numbers that are missing or negative are refused: they could
+// not be compared.
+func MetaOf(claims attest.CollateralClaims) (state.CollateralMeta, error) {
 	root, okRoot := new(big.Int).SetString(claims.RootCRLNumber, 10)
 	pck, okPCK := new(big.Int).SetString(claims.PCKCRLNumber, 10)
 	if !okRoot || !okPCK || root.Sign() < 0 || pck.Sign() < 0 || claims.TCBEvaluation < 0 || claims.QEEvaluation < 0 {
-		return nil, &attest.Error{Stage: attest.StageCollateral, Err: ErrNoCollateral, Hint: "its numbers are negative or missing; fetch it again"}
+		return state.CollateralMeta{}, &attest.Error{Stage: attest.StageCollateral, Err: ErrNoCollateral, Hint: "its numbers are negative or missing; fetch it again"}
 	}
-	return &state.PutCollateral{Key: key, Bundle: bundle, Meta: state.CollateralMeta{
+	return state.CollateralMeta{
 		TCBEvaluation: uint64(claims.TCBEvaluation), QEEvaluation: uint64(claims.QEEvaluation),
 		TCBInfoIssue: claims.TCBInfoIssueDate.Unix(), QEIdentityIssue: claims.QEIdentityIssueDate.Unix(),
 		RootCRLNumber: root.Bytes(), PCKCRLNumber: pck.Bytes(),
 		LatestIssue: claims.LatestIssue.Unix(), CollateralSHA256: claims.Hash,
-	}}, nil
+	}, nil
 }
 
 // replicate makes an offered set the cluster's, so that the release which

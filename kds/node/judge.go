@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/big"
 	"time"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/pck"
 	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/state"
 	"github.com/claviger/claviger/policy"
@@ -145,21 +145,9 @@ func (j *judge) try(q *attest.Quote, key state.CollateralKey, c candidate, now t
 	if err != nil {
 		return nil, err
 	}
-	return &judgement{verified: v, bundle: c.bundle, meta: collateralMeta(v.Claims().Collateral), key: key, local: c.local}, nil
-}
-
-func collateralMeta(c attest.CollateralClaims) state.CollateralMeta {
-	number := func(decimal string) []byte {
-		n, ok := new(big.Int).SetString(decimal, 10)
-		if !ok || n.Sign() < 0 {
-			return nil
-		}
-		return n.Bytes()
+	meta, err := kds.MetaOf(v.Claims().Collateral)
+	if err != nil {
+		return nil, err
 	}
-	return state.CollateralMeta{
-		TCBEvaluation: uint64(c.TCBEvaluation), QEEvaluation: uint64(c.QEEvaluation),
-		TCBInfoIssue: c.TCBInfoIssueDate.Unix(), QEIdentityIssue: c.QEIdentityIssueDate.Unix(),
-		RootCRLNumber: number(c.RootCRLNumber), PCKCRLNumber: number(c.PCKCRLNumber),
-		LatestIssue: c.LatestIssue.Unix(), CollateralSHA256: c.Hash,
-	}
+	return &judgement{verified: v, bundle: c.bundle, meta: meta, key: key, local: c.local}, nil
 }
