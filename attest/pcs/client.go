@@ -281,10 +281,10 @@ func verify(v *attest.Verifier, c *attest.Collateral, issuer []byte, r Request, 
 	if err != nil {
 		var late error
 		if report, late = v.VerifyCollateral(c, issuer, now, attest.WithGrace(lastGrace)); late != nil {
-			return nil, fail(fmt.Errorf("%w: %w", ErrVerify, err),
+			return nil, fail(&refused{ErrVerify, err},
 				"if the clock is right and the verifier's root is the service's, someone changed the collateral: fetch it from Intel's service directly")
 		}
-		expired = fail(fmt.Errorf("%w: %w", ErrExpired, err),
+		expired = fail(&refused{ErrExpired, err},
 			"fetch it again; if the service keeps serving it, have the cache refreshed, and check this machine's clock")
 	}
 	mismatch := func(format string, args ...any) (*attest.CollateralReport, error) {

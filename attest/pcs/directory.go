@@ -103,7 +103,7 @@ func (d *Directory) load(r Request, issuer []byte) (*Set, error) {
 	raw, written, err := readFile(path, attest.MaxCollateral)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fail(fmt.Errorf("%w: %s", ErrNoBundle, path), "fetch or import the collateral of this platform")
+		return nil, &Error{Path: path, Err: ErrNoBundle, Hint: "fetch or import the collateral of this platform"}
 	case errors.Is(err, ErrTooLarge):
 		return nil, corrupt(path, err)
 	case err != nil:
@@ -121,20 +121,21 @@ func (d *Directory) load(r Request, issuer []byte) (*Set, error) {
 	now := d.config.Clock()
 	report, err := verify(d.config.Verifier, c, issuer, r, now)
 	if report == nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		asError(err).Path = path
+		return nil, err
 	}
 	if written.After(now) {
 		written = now
 	}
 	set := &Set{Request: r, Collateral: c, PCKIssuer: issuer, Report: report, Fetched: written}
 	if err != nil {
-		err = fmt.Errorf("%s: %w", path, err)
+		asError(err).Path = path
 	}
 	return set, err
 }
 
 func corrupt(path string, err error) error {
-	return fail(fmt.Errorf("%w: %s: %w", ErrCorrupt, path, err), "delete the file, then fetch or import it again")
+	return &Error{Path: path, Err: &refused{ErrCorrupt, err}, Hint: "delete the file, then fetch or import it again"}
 }
 
 // issuer reads the chain of a PCK CA. It is verified with the set.
@@ -143,7 +144,7 @@ func (d *Directory) issuer(ca string) ([]byte, error) {
 	raw, _, err := readFile(path, maxIssuer)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fail(fmt.Errorf("%w: %s", ErrNoIssuer, path), "give a quote from the platform, or copy the file from where the collateral was fetched")
+		return nil, fail(fmt.Errorf("%w: %s", ErrNoIssuer, filepath.Base(path)), "give a quote from the platform, or copy the file from where the collateral was fetched")
 	case errors.Is(err, ErrTooLarge):
 		return nil, corrupt(path, err)
 	case err != nil:
@@ -180,7 +181,7 @@ func (d *Directory) Save(set *Set) error {
 	}
 	raw, err := set.Collateral.Marshal()
 	if err != nil {
-		return fail(fmt.Errorf("%w: %w", ErrVerify, err), "fetch the collateral again")
+		return fail(&refused{ErrVerify, err}, "fetch the collateral again")
 	}
 	d.prune(d.path(set.Request))
 	// The chain goes first: a bundle without it cannot be loaded, a chain without bundles does no harm.
@@ -201,7 +202,7 @@ func (d *Directory) Save(set *Set) error {
 func (d *Directory) Import(bundle, pckIssuer []byte) (*Set, error) {
 	c, err := attest.ParseCollateral(bundle)
 	if err != nil {
-		return nil, fail(fmt.Errorf("%w: %w", ErrCorrupt, err), "export the bundle again, and copy it as a binary file")
+		return nil, fail(&refused{ErrCorrupt, err}, "export the bundle again, and copy it as a binary file")
 	}
 	issuers := [][]byte{pckIssuer}
 	if pckIssuer == nil {
@@ -215,7 +216,7 @@ func (d *Directory) Import(bundle, pckIssuer []byte) (*Set, error) {
 		// The contents say what the set is for: any time will do to read that, since Save verifies again.
 		report, err := d.config.Verifier.VerifyCollateral(c, issuer, now, attest.WithGrace(lastGrace))
 		if err != nil {
-			last = fail(fmt.Errorf("%w: %w", ErrVerify, err), "use a bundle and a PCK CA chain under the verifier's root")
+			last = fail(&refused{ErrVerify, err}, "use a bundle and a PCK CA chain under the verifier's root")
 			continue
 		}
 		set := &Set{Collateral: c, PCKIssuer: issuer, Report: report, Fetched: now, Request: Request{

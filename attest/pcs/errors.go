@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/claviger/claviger/attest"
 )
 
 // Reasons for failure. Each comes wrapped in an *Error; match with errors.Is.
@@ -76,6 +78,7 @@ var (
 type Error struct {
 	Part       string        // of the collateral: "TCB info", "QE identity", "PCK revocation list", "root revocation list"; or ""
 	URL        string        // that was asked, "" if none was
+	Path       string        // of the file that was read, "" if none was
 	Status     int           // HTTP status, 0 if there was none
 	RequestID  string        // by which the service's operators can find the request, at most 64 characters
 	Attempts   int           // made, 0 if none was
@@ -92,6 +95,9 @@ func (e *Error) Error() string {
 	}
 	if e.URL != "" {
 		text += ": GET " + e.URL
+	}
+	if e.Path != "" {
+		text += ": " + e.Path
 	}
 	if e.Status != 0 {
 		text += fmt.Sprintf(": status %d", e.Status)
@@ -113,6 +119,20 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // fail makes an *Error without the particulars of a request.
 func fail(err error, hint string) *Error { return &Error{Err: err, Hint: hint} }
+
+// refused wraps what attest says about collateral. Its text leaves out attest's hint, because ours says more.
+type refused struct {
+	sentinel, err error
+}
+
+func (r *refused) Error() string {
+	if e, ok := errors.AsType[*attest.Error](r.err); ok {
+		return fmt.Sprintf("%v: stage %s: %v", r.sentinel, e.Stage, e.Err)
+	}
+	return fmt.Sprintf("%v: %v", r.sentinel, r.err)
+}
+
+func (r *refused) Unwrap() []error { return []error{r.sentinel, r.err} }
 
 // RollbackError says which part of a set would have gone back. It matches ErrRollback.
 type RollbackError struct {

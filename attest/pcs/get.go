@@ -131,7 +131,7 @@ func (e *Error) transport(ctx context.Context, err error) *Error {
 	var certificate *tls.CertificateVerificationError
 	switch {
 	case errors.Is(err, ErrRedirect):
-		e.Err, e.Hint = err, "name the host that really serves collateral as base URL"
+		e.Err, e.Hint = plain(err), "name the host that really serves collateral as base URL"
 	case errors.As(err, &certificate):
 		e.Err = fmt.Errorf("%w: %w", ErrTLS, certificate)
 		e.Hint = "give the CA certificate of the service, which a PCCS often makes for itself"

@@ -45,15 +45,15 @@ func forQuote(quote []byte) (Request, []byte, error) {
 	const hint = "pass a raw SGX or TDX quote with its PCK certificate chain"
 	q, err := attest.Parse(quote)
 	if err != nil {
-		return Request{}, nil, fail(fmt.Errorf("%w: %w", ErrRequest, err), hint)
+		return Request{}, nil, fail(&refused{ErrRequest, err}, hint)
 	}
 	p, err := attest.PlatformOf(q)
 	if err != nil {
-		return Request{}, nil, fail(fmt.Errorf("%w: %w", ErrRequest, err), hint)
+		return Request{}, nil, fail(&refused{ErrRequest, err}, hint)
 	}
 	issuer, err := attest.PCKIssuer(q)
 	if err != nil {
-		return Request{}, nil, fail(fmt.Errorf("%w: %w", ErrRequest, err), hint)
+		return Request{}, nil, fail(&refused{ErrRequest, err}, hint)
 	}
 	return Request{TEE: q.TEE(), FMSPC: p.FMSPC, CA: p.CA}, issuer, nil
 }

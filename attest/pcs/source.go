@@ -144,7 +144,7 @@ func (s *Source) Get(ctx context.Context, r Request) (*Set, error) {
 	case s.closed:
 		s.mu.Unlock()
 		return nil, fail(ErrClosed, "the program is stopping")
-	case e != nil && e.set != nil && !now.After(e.set.Report.Set.EarliestExpiry):
+	case e != nil && e.valid(now):
 		if !now.Before(e.renew) {
 			s.start(r)
 		}
@@ -161,9 +161,6 @@ func (s *Source) Get(ctx context.Context, r Request) (*Set, error) {
 	s.mu.Unlock()
 	return f.wait(ctx)
 }
-
-// errBusy is what those get for whom there is no flight.
-var errBusy = fail(fmt.Errorf("%w: %d requests under way", ErrBusy, maxFlights), "ask again in a moment; fetch what is needed often once, ahead of time")
 
 // Refresh asks the service now, whatever the cache holds. On failure, also with ErrRollback, the cache keeps what it has.
 func (s *Source) Refresh(ctx context.Context, r Request) (*Set, error) {
@@ -184,7 +181,7 @@ func (s *Source) Refresh(ctx context.Context, r Request) (*Set, error) {
 // wait returns the outcome of a fetch, or gives up with ctx; the fetch goes on for others and for the cache.
 func (f *flight) wait(ctx context.Context) (*Set, error) {
 	if f == nil {
-		return nil, errBusy
+		return nil, fail(fmt.Errorf("%w: %d are under way", ErrBusy, maxFlights), "ask again in a moment; fetch what is needed often ahead of time")
 	}
 	select {
 	case <-f.done:
@@ -305,27 +302,38 @@ func (s *Source) put(r Request, e *entry) {
 	delete(s.entries, victim)
 }
 
-// recall loads the set for r from disk, unless memory has an entry. An expired one is kept for comparison: what the service
-// says next must not be older.
+// recall loads the set for r from disk, unless memory has a valid one. An expired one is kept for comparison: what the service
+// says next must not be older. A running source thus finds what was imported meanwhile, once it needs it.
 func (s *Source) recall(r Request) {
+	if s.disk == nil {
+		return
+	}
+	now := s.config.Clock()
 	s.mu.Lock()
-	known := s.entries[r] != nil
+	before := s.entries[r]
 	s.mu.Unlock()
-	if known || s.disk == nil {
+	if before != nil && before.valid(now) {
 		return
 	}
 	set, err := s.disk.load(r, nil)
+	if before == nil && err != nil && !errors.Is(err, ErrNoBundle) {
+		s.config.Logger.Warn("collateral: file not used, fetching again", "request", r, "error", err)
+	}
 	if set == nil {
-		if !errors.Is(err, ErrNoBundle) {
-			s.config.Logger.Warn("collateral: file not used, fetching again", "request", r, "error", err)
-		}
 		return
 	}
+	loaded := &entry{set: set, renew: s.renewal(set), used: now}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.entries[r] == nil {
-		s.put(r, &entry{set: set, renew: s.renewal(set), used: s.config.Clock()})
+	e := s.entries[r]
+	if e == nil || loaded.valid(now) && (e.set == nil || notOlder(&e.set.Report.Set, &set.Report.Set) == nil) {
+		s.put(r, loaded)
 	}
+}
+
+// valid reports whether the entry holds a set that has not expired.
+func (e *entry) valid(now time.Time) bool {
+	return e.set != nil && !now.After(e.set.Report.Set.EarliestExpiry)
 }
 
 // clone copies a set deeply, so that a caller's changes stay its own.
