@@ -3,6 +3,7 @@ package pcs_test
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -355,5 +356,28 @@ func TestRequests(t *testing.T) {
 	for name, raw := range map[string][]byte{"nil": nil, "short": quote[:100], "trailing": append(bytes.Clone(quote), 0), "huge": make([]byte, attest.MaxQuote+1)} {
 		_, err := pcs.RequestFor(raw)
 		wants(t, name, nil, err, pcs.ErrRequest)
+	}
+}
+
+// TestForeignText lets the service speak in headers that end up in errors and logs.
+func TestForeignText(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	var out bytes.Buffer
+	client := b.client(t, func(c *pcs.Config) { c.Logger = slog.New(slog.NewTextHandler(&out, nil)) })
+	hostile := "\x1b[2Jdeprecated\u202e" + strings.Repeat("x", 1000)
+	b.server.Inject(pcsserver.TCBInfo, 1, pcsserver.Header("Warning", hostile))
+	if _, err := client.Fetch(t.Context(), request()); err != nil {
+		t.Fatal(err)
+	}
+	b.server.Inject(pcsserver.TCBInfo, 1, pcsserver.Change(func(a *pcsserver.Answer) {
+		*a = pcsserver.Answer{Status: 400, Header: http.Header{"Error-Message": {hostile}, "Request-Id": {hostile}}}
+	}))
+	set, err := client.Fetch(t.Context(), request())
+	wants(t, "foreign text", set, err, pcs.ErrRefused)
+	for _, text := range []string{out.String(), err.Error()} {
+		if !strings.Contains(text, "?[2Jdeprecated?") || strings.ContainsAny(text, "\x1b\u202e") || strings.Count(text, "x") > 600 {
+			t.Errorf("%q", text)
+		}
 	}
 }
