@@ -38,14 +38,7 @@ func (n *Node) admit(c *ratls.Conn) {
 		n.redirect(c, s)
 		return
 	}
-	select {
-	case n.admitSem <- struct{}{}:
-		defer func() { <-n.admitSem }()
-	default:
-		n.refuseJoin(c, true, "another admission is in progress; try again in a moment")
-		return
-	}
-	err := n.admission(ctx, c, req)
+	err := n.oneAdmission(ctx, c, req)
 	if err == nil {
 		n.metrics.admissions.Inc()
 		return
@@ -62,6 +55,18 @@ func (n *Node) admit(c *ratls.Conn) {
 		text = rejected.Error()
 	}
 	n.refuseJoin(c, !final || errors.Is(rejected, state.ErrIncarnation), text)
+}
+
+// oneAdmission lets one admission run at a time. Its place is free again before
+// the joiner hears of the outcome, so that an answer never races the next try.
+func (n *Node) oneAdmission(ctx context.Context, c *ratls.Conn, req joinRequest) error {
+	select {
+	case n.admitSem <- struct{}{}:
+		defer func() { <-n.admitSem }()
+	default:
+		return &RefusedError{Retry: true, Text: "another admission is in progress; try again in a moment"}
+	}
+	return n.admission(ctx, c, req)
 }
 
 func (n *Node) redirect(c *ratls.Conn, s *raftstore.Store) {
