@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -273,6 +274,29 @@ func TestAPIKeyStaysHere(t *testing.T) {
 	elsewhere.Close() // waits for handlers
 	if len(arrived) != 0 {
 		t.Errorf("%d requests were redirected", len(arrived))
+	}
+}
+
+// TestHTTPClientHook checks that a client of the caller's works under our rules and stays as it was.
+func TestHTTPClientHook(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookies := 0
+	hook := &http.Client{Timeout: time.Nanosecond, Jar: jar, Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+		cookies += len(r.Cookies())
+		return memory{b.server}.RoundTrip(r)
+	})}
+	b.server.Inject(pcsserver.TCBInfo, -1, pcsserver.Header("Set-Cookie", "track=me"))
+	client := b.client(t, func(c *pcs.Config) { c.HTTPClient = hook })
+	if _, err := client.Fetch(t.Context(), request()); err != nil || cookies != 0 {
+		t.Errorf("%v, %d cookies", err, cookies)
+	}
+	if hook.Timeout != time.Nanosecond || hook.Jar == nil || hook.CheckRedirect != nil {
+		t.Error("the caller's client was changed")
 	}
 }
 

@@ -285,6 +285,40 @@ func TestEvaluationsAreApart(t *testing.T) {
 	wants(t, "another number", got, err, pcs.ErrMismatch)
 }
 
+// TestBadFiles loads what a disk or a person may leave there.
+func TestBadFiles(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	dir := t.TempDir()
+	site := b.open(t, dir, nil)
+	set, raw := b.bundle(t, request())
+	bundle, chain := filepath.Join(dir, request().String()+".json"), filepath.Join(dir, "pck-platform.pem")
+	for name, tc := range map[string]struct {
+		bundle, chain []byte
+		is            error
+	}{
+		"good":             {raw, set.PCKIssuer, nil},
+		"empty":            {nil, set.PCKIssuer, pcs.ErrCorrupt},
+		"half":             {raw[:len(raw)/2], set.PCKIssuer, pcs.ErrCorrupt},
+		"huge":             {bytes.Repeat([]byte{' '}, attest.MaxCollateral+1), set.PCKIssuer, pcs.ErrCorrupt},
+		"empty chain":      {raw, nil, pcs.ErrCorrupt},
+		"huge chain":       {raw, bytes.Repeat([]byte{' '}, attest.MaxSigningChain+1), pcs.ErrCorrupt},
+		"another chain":    {raw, set.Collateral.TCBSigningChain, pcs.ErrVerify},
+		"chain is no PEM":  {raw, []byte("chain"), pcs.ErrCorrupt},
+		"chain with noise": {raw, append([]byte("\n\n"), append(set.PCKIssuer, '\n')...), nil},
+	} {
+		if err := errors.Join(os.WriteFile(bundle, tc.bundle, 0o600), os.WriteFile(chain, tc.chain, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := site.Load(request())
+		if tc.is != nil {
+			wants(t, name, got, err, tc.is)
+		} else if err != nil || got.Report.Set != set.Report.Set {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestPipe must not wait for a writer.
 func TestPipe(t *testing.T) {
 	t.Parallel()

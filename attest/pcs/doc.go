@@ -10,6 +10,10 @@
 // renews it before it expires. Directory alone serves sites without a network from files carried there; its Collateral
 // method has the same form. A one-file bundle is attest.Collateral.Marshal.
 //
+// For the commands: "collateral fetch" is RequestFor (or a Request from flags), NewClient, Fetch and Collateral.Marshal;
+// "export" is OpenDirectory, Load and Collateral.Marshal, with PCKIssuer in a file beside; "import" is OpenDirectory and
+// Import, with the PCK CA chain from that file or by attest.PCKIssuer from a quote. The examples show each.
+//
 // What the package guarantees: everything it hands out was verified under the verifier's root at the time it was handed
 // out, is for the TEE, platform family and CA that were asked for, and is not older than what the cache knew for the same
 // Request: evaluation numbers, issue dates and CRL numbers do not fall (ErrRollback). Services, proxies and disks are

@@ -295,6 +295,17 @@ func TestExpiredCache(t *testing.T) {
 	if _, err := b.source(t, b.client(t, nil), with).Get(t.Context(), request()); err != nil {
 		t.Error(err)
 	}
+	// A failure is remembered beside the expired set, which does not push it out when it is read again.
+	b.skew.Store(int64(70 * day))
+	b.server.Inject(pcsserver.TCBInfo, -1, pcsserver.Status(404))
+	source, before := b.source(t, b.client(t, nil), with), b.count(pcsserver.TCBInfo)
+	for range 5 {
+		set, err = source.Get(t.Context(), request())
+		wants(t, "expired again", set, err, pcs.ErrNotFound)
+	}
+	if n := b.count(pcsserver.TCBInfo) - before; n != 1 {
+		t.Errorf("%d requests", n)
+	}
 }
 
 // TestDiskFails lets the disk refuse: the caller has its collateral all the same.
