@@ -9,6 +9,7 @@ import (
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/sgx"
 	"github.com/claviger/claviger/attest/simpki"
+	"github.com/claviger/claviger/attest/tdx"
 )
 
 // instant is the time that the tests' evidence is made and judged at.
@@ -77,6 +78,15 @@ func (b *bed) attester(machine string) func(context.Context, [64]byte) (Evidence
 		quote, err := p.QuoteSGX(sgx.Report{MREnclave: [32]byte{0xaa}, MRSigner: [32]byte{0xbb}, ReportData: reportData})
 		return Evidence{Quote: quote, Collateral: b.collateral}, err
 	}
+}
+
+// tdxQuote is a genuine quote of another kind of TEE.
+func (b *bed) tdxQuote(reportData [64]byte) ([]byte, error) {
+	p, err := b.platform("td")
+	if err != nil {
+		return nil, err
+	}
+	return p.QuoteTDX(tdx.Body{ReportData: reportData})
 }
 
 func (b *bed) verify(_ context.Context, _ Hello, ev Evidence) (*attest.Verified, error) {

@@ -7,7 +7,8 @@ import (
 )
 
 // Dialer opens attested channels. It fits http.Transport's DialContext and DialTLSContext: the transport's own TLS is not
-// used, so URLs name the scheme http with DialContext or https with DialTLSContext; HTTP/1.1 runs over the channel.
+// used, so URLs name the scheme http with DialContext or https with DialTLSContext. HTTP1Transport and HTTP2Transport put one
+// together.
 type Dialer struct {
 	// Config of every channel. With a nil Key one leaf key serves the life of the Dialer.
 	Config *Config
@@ -29,11 +30,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	if d.err != nil {
 		return nil, d.err
 	}
-	dial := d.Net
-	if dial == nil {
-		dial = (&net.Dialer{}).DialContext
-	}
-	conn, err := dial(ctx, network, addr)
+	conn, err := dialNet(ctx, d.Net, network, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -42,4 +39,11 @@ func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 		return nil, err // not c: a nil *Conn in the interface would look like a connection
 	}
 	return c, nil
+}
+
+func dialNet(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error), network, addr string) (net.Conn, error) {
+	if dial == nil {
+		dial = (&net.Dialer{}).DialContext
+	}
+	return dial(ctx, network, addr)
 }
