@@ -259,7 +259,7 @@ func (d *Directory) issuerPath(ca string) string {
 	return filepath.Join(d.config.Path, "pck-"+ca+".pem")
 }
 
-// prune makes room for one more file by deleting the oldest bundles beyond the limit. Where directories cannot be listed
+// prune makes room for one more file by deleting the oldest bundles beyond the limit, and sweeps up after crashes. Where directories cannot be listed
 // (inside EGo) there is no need: only requests that Intel answered reach the disk, and those are a few hundred.
 func (d *Directory) prune(next string) {
 	if _, err := os.Stat(next); err == nil {
@@ -278,6 +278,11 @@ func (d *Directory) prune(next string) {
 		name := entry.Name()
 		info, err := entry.Info()
 		if err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		// Left behind by a process that died in writing; a living one needs no hour.
+		if strings.HasPrefix(name, tempPrefix) && d.config.Clock().Sub(info.ModTime()) > time.Hour {
+			_ = os.Remove(filepath.Join(d.config.Path, name))
 			continue
 		}
 		if ours := strings.HasPrefix(name, "sgx-") || strings.HasPrefix(name, "tdx-"); ours && strings.HasSuffix(name, bundleSuffix) {

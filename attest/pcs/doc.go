@@ -14,8 +14,8 @@
 // "export" is OpenDirectory, Load and Collateral.Marshal, with PCKIssuer in a file beside; "import" is OpenDirectory and
 // Import, with the PCK CA chain from that file or by attest.PCKIssuer from a quote. The examples show each.
 //
-// What the package guarantees: everything it hands out was verified under the verifier's root at the time it was handed
-// out, is for the TEE, platform family and CA that were asked for, and is not older than what the cache knew for the same
+// What the package guarantees: everything it hands out was verified under the verifier's root when it was fetched or
+// loaded, has not expired, is for the TEE, platform family and CA that were asked for, and is not older than what the cache knew for the same
 // Request: evaluation numbers, issue dates and CRL numbers do not fall (ErrRollback). Services, proxies and disks are
 // untrusted: answers are bounded, redirects to other hosts refused, files verified again whenever they are loaded. A host that
 // deletes the cache can make it forget; replicated state protects a cluster against that, not this package.
