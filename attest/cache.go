@@ -126,21 +126,26 @@ func (c *cache[V]) put(key content, value V) {
 	if room >= 0 {
 		c.size++
 	} else {
-		room = victim(slot)
+		room = victim(slot, c.evicted)
 		c.evicted++
 	}
 	slot[room].Store(e)
 }
 
-// victim chooses the entry of a full slot that makes room: one that was not used since the last search, else any.
-func victim[V any](slot *[ways]atomic.Pointer[entry[V]]) int {
+// victim chooses the entry of a full slot that makes room: one that was not used since the last search, else any. Searches
+// start at different places, so that a new entry is not the first to go.
+func victim[V any](slot *[ways]atomic.Pointer[entry[V]], start uint64) int {
 	found := -1
-	for i := range slot {
+	for n := range uint64(ways) {
+		i := int((start + n) % ways)
 		if !slot[i].Load().used.Swap(false) && found < 0 {
 			found = i
 		}
 	}
-	return max(found, 0)
+	if found < 0 {
+		found = int(start % ways)
+	}
+	return found
 }
 
 // CacheStats describes one cache of a Verifier.

@@ -41,6 +41,9 @@ const (
 	pemEnd   = "-----END CERTIFICATE-----"
 )
 
+// base64Strict refuses encodings whose unused bits are not zero.
+var base64Strict = base64.StdEncoding.Strict()
+
 // parsePEM decodes exactly n PEM certificates and nothing else. White space may stand between them but need not: there are
 // real quotes without a line break between one END and the next BEGIN. The NUL that C code appends may follow them. A
 // certificate that known (may be nil) has is taken from there instead of being decoded again.
@@ -62,7 +65,7 @@ func parsePEM(raw []byte, n int, known *Store) ([]*certificate, error) {
 		if body, rest, ok = bytes.Cut(body, []byte(pemEnd)); !ok {
 			return nil, fmt.Errorf("%w: certificate %d has no end", ErrFormat, len(certs)+1)
 		}
-		der, err := base64.StdEncoding.Strict().DecodeString(string(bytes.TrimSpace(body)))
+		der, err := base64Strict.AppendDecode(nil, bytes.TrimSpace(body))
 		if err != nil {
 			return nil, fmt.Errorf("%w: certificate %d is not base64", ErrFormat, len(certs)+1)
 		}

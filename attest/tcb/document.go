@@ -27,13 +27,13 @@ var (
 	ErrQE          = errors.New("tcb: quoting enclave does not match its identity")
 )
 
-// open splits a signed envelope {name: {…}, "signature": "…"} and verifies the signature by signer over the exact bytes of
+// envelope splits a signed envelope {name: {…}, "signature": "…"} and verifies the signature by signer over the exact bytes of
 // the inner object. What it returns was decoded from those bytes and nothing else: a JSON value is a slice of the text.
-func open(envelope []byte, name string, signer *ecdsa.PublicKey) (value, error) {
+func (d *decoder) envelope(envelope []byte, name string, signer *ecdsa.PublicKey) (value, error) {
 	if len(envelope) > maxDocument {
 		return value{}, fmt.Errorf("%w: %d bytes, the limit is %d", ErrFormat, len(envelope), maxDocument)
 	}
-	outer, err := decode(envelope)
+	outer, err := d.decode(envelope)
 	if err != nil {
 		return value{}, err
 	}
@@ -44,10 +44,10 @@ func open(envelope []byte, name string, signer *ecdsa.PublicKey) (value, error) 
 	if r.err != nil {
 		return value{}, r.err
 	}
-	if len(outer.keys) != 2 {
+	if len(outer.members) != 2 {
 		return value{}, fmt.Errorf("%w: envelope has keys beside %s and signature", ErrFormat, name)
 	}
-	digest := sha256.Sum256(inner.raw)
+	digest := sha256.Sum256(inner.text)
 	rr, s := new(big.Int).SetBytes(signature[:32]), new(big.Int).SetBytes(signature[32:])
 	if signer == nil || !ecdsa.Verify(signer, digest[:], rr, s) {
 		return value{}, fmt.Errorf("%w: %s", ErrSignature, name)

@@ -287,7 +287,7 @@ func TestVectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		outer, err := decode(raw)
+		outer, err := new(decoder).decode(raw)
 		if err != nil || !json.Valid(raw) {
 			t.Fatalf("%s: %v", filepath.Base(name), err)
 		}
@@ -302,8 +302,8 @@ func TestVectors(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", filepath.Base(name), err)
 		}
-		if !strings.HasPrefix(string(outer.members[0].raw), "{") {
-			t.Errorf("%s: raw inner object starts with %q", filepath.Base(name), outer.members[0].raw[:1])
+		if !strings.HasPrefix(string(outer.members[0].text), "{") {
+			t.Errorf("%s: raw inner object starts with %q", filepath.Base(name), outer.members[0].text[:1])
 		}
 	}
 	if infos == 0 || identities == 0 {

@@ -41,7 +41,9 @@ type EnclaveReport struct {
 // VerifyIdentity verifies the signature by signer over the raw inner object of a QE identity envelope of at most 64 KiB
 // and then decodes it. Validity in time is separate: see CheckValidity.
 func VerifyIdentity(envelope []byte, signer *ecdsa.PublicKey) (*Identity, error) {
-	v, err := open(envelope, "enclaveIdentity", signer)
+	d := decoders.Get().(*decoder)
+	defer d.release()
+	v, err := d.envelope(envelope, "enclaveIdentity", signer)
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,9 @@ type ISVLevel struct {
 // VerifyInfo verifies the signature by signer over the raw inner object of a TCB info envelope of at most 64 KiB and then
 // decodes it. Validity in time is separate: see CheckValidity.
 func VerifyInfo(envelope []byte, signer *ecdsa.PublicKey) (*Info, error) {
-	v, err := open(envelope, "tcbInfo", signer)
+	d := decoders.Get().(*decoder)
+	defer d.release()
+	v, err := d.envelope(envelope, "tcbInfo", signer)
 	if err != nil {
 		return nil, err
 	}

@@ -5,8 +5,8 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
@@ -20,11 +20,10 @@ const (
 // value is one decoded JSON value. The decoder exists because encoding/json matches keys without regard to case and lets
 // the last of repeated keys win: two readings of one signed document. Slices of bytes share memory with the input.
 type value struct {
-	kind    byte // '{', '[', '"', '0' for numbers, 't' for booleans, 'n' for null
-	raw     []byte
-	text    []byte   // the string, or the number as written
-	keys    [][]byte // of an object, in order
-	members []value  // of an object (parallel to keys) or an array
+	kind    byte    // '{', '[', '"', '0' for numbers, 't' for booleans, 'n' for null
+	key     []byte  // under which it stands in its object
+	text    []byte  // the string without its quotes and escapes; of all else the text as written
+	members []value // of an object or an array, in order
 }
 
 // decoder reads one JSON text (RFC 8259) strictly: no repeated keys, valid UTF-8, bounded depth and number of values.
@@ -33,26 +32,53 @@ type decoder struct {
 	pos   int
 	count int
 
-	// Members of objects and arrays that are still open lie on these stacks; a closed one gets a slice of the exact size.
-	values []value
-	keys   [][]byte
+	open []value // the values above the one that is read, with the members that each has so far
+	slab []value // members of objects and arrays that are closed
 }
 
-// decode reads the whole of data as one value.
-func decode(data []byte) (value, error) {
-	d := &decoder{data: data, values: make([]value, 0, 128), keys: make([][]byte, 0, 64)}
+// Decoders are used again, because the tree of a document is many times larger than what is kept of it.
+var decoders = sync.Pool{New: func() any {
+	return &decoder{open: make([]value, 0, 128), slab: make([]value, 0, 1024)}
+}}
+
+// release gives back the decoder and with it every value that it returned. Large ones are left to the collector.
+func (d *decoder) release() {
+	if cap(d.slab) > 4096 || cap(d.open) > 1024 {
+		return
+	}
+	d.open, d.slab = d.open[:cap(d.open)], d.slab[:cap(d.slab)]
+	clear(d.open)
+	clear(d.slab)
+	*d = decoder{open: d.open[:0], slab: d.slab[:0]}
+	decoders.Put(d)
+}
+
+// close takes the open values from the given one on as the members of the one before them.
+func (d *decoder) close(from int) {
+	n := len(d.open) - from
+	if len(d.slab)+n > cap(d.slab) {
+		d.slab = make([]value, 0, max(n, 2*cap(d.slab))) // the old one stays with the values that lie in it
+	}
+	start := len(d.slab)
+	d.slab = append(d.slab, d.open[from:]...)
+	d.open = d.open[:from]
+	d.open[from-1].members = d.slab[start : start+n : start+n]
+}
+
+// decode reads the whole of data as one value, which is good until d is released or decodes again.
+func (d *decoder) decode(data []byte) (value, error) {
+	d.data, d.pos, d.count, d.open, d.slab = data, 0, 0, d.open[:0], d.slab[:0]
 	if !utf8.Valid(data) {
 		return value{}, fmt.Errorf("%w: not UTF-8", ErrFormat)
 	}
-	v, err := d.value(0)
-	if err != nil {
+	if err := d.value(nil, 0); err != nil {
 		return value{}, err
 	}
 	d.space()
 	if d.pos != len(data) {
 		return value{}, d.fail("text after the document")
 	}
-	return v, nil
+	return d.open[0], nil
 }
 
 func (d *decoder) fail(what string) error {
@@ -80,98 +106,90 @@ func (d *decoder) accept(c byte) bool {
 	return false
 }
 
-func (d *decoder) value(depth int) (v value, err error) {
+// value reads one value and leaves it on top of the open ones.
+func (d *decoder) value(key []byte, depth int) (err error) {
 	if d.count++; d.count > maxValues || depth > maxDepth {
-		return v, d.fail("too many or too deeply nested values")
+		return d.fail("too many or too deeply nested values")
 	}
 	d.space()
 	start := d.pos
 	if start == len(d.data) {
-		return v, d.fail("unexpected end")
+		return d.fail("unexpected end")
 	}
+	at := len(d.open)
+	d.open = append(d.open, value{key: key, kind: d.data[start]})
 	switch c := d.data[start]; {
 	case c == '{':
-		v, err = d.object(depth)
+		err = d.object(at+1, depth)
 	case c == '[':
-		v, err = d.array(depth)
+		err = d.array(at+1, depth)
 	case c == '"':
-		v.kind = '"'
-		v.text, err = d.str()
+		d.open[at].text, err = d.str()
+		return err
 	case c == '-' || c >= '0' && c <= '9':
-		v.kind = '0'
-		v.text, err = d.number()
+		d.open[at].kind = '0'
+		err = d.number()
 	default:
-		v.kind, err = d.word()
+		d.open[at].kind, err = d.word()
 	}
-	if err != nil {
-		return value{}, err
-	}
-	v.raw = d.data[start:d.pos]
-	return v, nil
+	d.open[at].text = d.data[start:d.pos]
+	return err
 }
 
-func (d *decoder) object(depth int) (value, error) {
-	v := value{kind: '{'}
+// object reads an object, whose members will be the open values from the given one on.
+func (d *decoder) object(from, depth int) error {
 	d.pos++
 	if d.accept('}') {
-		return v, nil
+		return nil
 	}
-	keys, values := len(d.keys), len(d.values)
 	for {
 		if d.space(); d.pos == len(d.data) || d.data[d.pos] != '"' {
-			return value{}, d.fail("a key is missing")
+			return d.fail("a key is missing")
 		}
 		key, err := d.str()
 		if err != nil {
-			return value{}, err
+			return err
 		}
-		for _, k := range d.keys[keys:] {
-			if bytes.Equal(k, key) {
-				return value{}, d.fail("repeated key " + strconv.Quote(string(key)))
+		for i := from; i < len(d.open); i++ {
+			if bytes.Equal(d.open[i].key, key) {
+				return d.fail("repeated key " + strconv.Quote(string(key)))
 			}
 		}
+		if len(d.open)-from == maxKeys {
+			return d.fail("too many keys")
+		}
 		if !d.accept(':') {
-			return value{}, d.fail("a colon is missing")
+			return d.fail("a colon is missing")
 		}
-		if d.keys = append(d.keys, key); len(d.keys)-keys > maxKeys {
-			return value{}, d.fail("too many keys")
+		if err := d.value(key, depth+1); err != nil {
+			return err
 		}
-		member, err := d.value(depth + 1)
-		if err != nil {
-			return value{}, err
-		}
-		d.values = append(d.values, member)
 		if d.accept('}') {
-			v.keys, v.members = slices.Clone(d.keys[keys:]), slices.Clone(d.values[values:])
-			d.keys, d.values = d.keys[:keys], d.values[:values]
-			return v, nil
+			d.close(from)
+			return nil
 		}
 		if !d.accept(',') {
-			return value{}, d.fail("a comma is missing")
+			return d.fail("a comma is missing")
 		}
 	}
 }
 
-func (d *decoder) array(depth int) (value, error) {
-	v := value{kind: '['}
+// array reads an array, whose members will be the open values from the given one on.
+func (d *decoder) array(from, depth int) error {
 	d.pos++
 	if d.accept(']') {
-		return v, nil
+		return nil
 	}
-	values := len(d.values)
 	for {
-		member, err := d.value(depth + 1)
-		if err != nil {
-			return value{}, err
+		if err := d.value(nil, depth+1); err != nil {
+			return err
 		}
-		d.values = append(d.values, member)
 		if d.accept(']') {
-			v.members = slices.Clone(d.values[values:])
-			d.values = d.values[:values]
-			return v, nil
+			d.close(from)
+			return nil
 		}
 		if !d.accept(',') {
-			return value{}, d.fail("a comma is missing")
+			return d.fail("a comma is missing")
 		}
 	}
 }
@@ -205,7 +223,7 @@ func (d *decoder) str() ([]byte, error) {
 }
 
 // number reads a number; which ones are usable is for the caller, the documents have small integers only.
-func (d *decoder) number() ([]byte, error) {
+func (d *decoder) number() error {
 	start := d.pos
 	plain := true // digits only
 	for ; d.pos < len(d.data); d.pos++ {
@@ -220,12 +238,12 @@ func (d *decoder) number() ([]byte, error) {
 	}
 	text := d.data[start:d.pos]
 	if plain && (text[0] != '0' || len(text) == 1) {
-		return text, nil
+		return nil
 	}
 	if !json.Valid(text) {
-		return nil, d.fail("invalid number")
+		return d.fail("invalid number")
 	}
-	return text, nil
+	return nil
 }
 
 func (d *decoder) word() (byte, error) {
@@ -286,9 +304,9 @@ func (r *reader) fail(key, what string) {
 }
 
 // lookup finds a member by its exact key.
-func (v value) lookup(key string) (value, bool) {
-	for i, k := range v.keys {
-		if string(k) == key {
+func (v *value) lookup(key string) (value, bool) {
+	for i := range v.members {
+		if v.kind == '{' && string(v.members[i].key) == key {
 			return v.members[i], true
 		}
 	}
