@@ -1,0 +1,29 @@
+package ear_test
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"time"
+
+	"github.com/claviger/claviger/attest/ear"
+)
+
+// A relying party checks the result that an enclave brings, without asking anybody. It pinned the verifier's key before.
+func ExampleVerify() {
+	check := func(token string, pinned ed25519.PublicKey, nonce []byte) error {
+		keys, err := ear.NewKeys(pinned)
+		if err != nil {
+			return err
+		}
+		result, err := ear.Verify(token, keys, time.Now(), nonce)
+		if err != nil {
+			return err
+		}
+		if !result.Affirming() {
+			return fmt.Errorf("status %s: %s", result.Appraisal.Status, result.Appraisal.Verdict.Error)
+		}
+		return nil
+	}
+	fmt.Println(check("not a token", make(ed25519.PublicKey, ed25519.PublicKeySize), []byte("eight bytes or more")))
+	// Output: ear: malformed: a token has three parts
+}
