@@ -274,7 +274,7 @@ func applyTo(t *tree, c change) int64 {
 		}
 		return -cost(old)
 	}
-	e := entry{key: c.key, value: c.value}
+	e := entry(c)
 	old, found := t.ReplaceOrInsert(e)
 	if !found {
 		return cost(e)

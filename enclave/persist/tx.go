@@ -176,7 +176,7 @@ func (tx *Tx) change(c change) error {
 		return fmt.Errorf("%w: a transaction has up to %d bytes", ErrTooLarge, tx.m.limits.Txn)
 	}
 	if c.value != nil {
-		live := tx.live + cost(entry{c.key, c.value})
+		live := tx.live + cost(entry(c))
 		if old, ok := tx.tree.Get(entry{key: c.key}); ok {
 			live -= cost(old)
 		}

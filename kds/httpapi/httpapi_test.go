@@ -310,6 +310,7 @@ func TestFaultsDoNotLeak(t *testing.T) {
 	faults := map[string]func(context.Context) error{
 		"error":   func(context.Context) error { return errors.New(detail) },
 		"panic":   func(context.Context) error { panic(detail) },
+		//lint:ignore SA5000 the panic is the point
 		"nil map": func(context.Context) error { var m map[string]int; m[detail] = 1; return nil },
 		"success status": func(context.Context) error {
 			p := api.NewProblem(api.CodeInternal, "see the log")
