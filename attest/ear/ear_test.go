@@ -264,7 +264,7 @@ func TestKeys(t *testing.T) {
 		t.Errorf("oversized: %v", err)
 	}
 	for name, list := range map[string][]ed25519.PublicKey{
-		"none": nil, "nil key": {nil}, "short": {make([]byte, 31)}, "twice": {one.Public(), one.Public()}, "many": make([]ed25519.PublicKey, MaxKeys+1),
+		"none": nil, "nil key": {nil}, "short": {make([]byte, 31)}, "low order": {make([]byte, 32)}, "twice": {one.Public(), one.Public()}, "many": make([]ed25519.PublicKey, MaxKeys+1),
 	} {
 		if k, err := NewKeys(list...); !errors.Is(err, ErrInput) || !k.IsZero() {
 			t.Errorf("%s: %v", name, err)

@@ -24,6 +24,7 @@ func ExampleVerify() {
 		}
 		return nil
 	}
-	fmt.Println(check("not a token", make(ed25519.PublicKey, ed25519.PublicKeySize), []byte("eight bytes or more")))
+	pinned := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)).Public().(ed25519.PublicKey) // from a verified cluster
+	fmt.Println(check("not a token", pinned, []byte("eight bytes or more")))
 	// Output: ear: malformed: a token has three parts
 }
