@@ -308,8 +308,8 @@ func TestFaultsDoNotLeak(t *testing.T) {
 	t.Parallel()
 	const detail = "root secret 5ec2e7"
 	faults := map[string]func(context.Context) error{
-		"error":   func(context.Context) error { return errors.New(detail) },
-		"panic":   func(context.Context) error { panic(detail) },
+		"error": func(context.Context) error { return errors.New(detail) },
+		"panic": func(context.Context) error { panic(detail) },
 		//lint:ignore SA5000 the panic is the point
 		"nil map": func(context.Context) error { var m map[string]int; m[detail] = 1; return nil },
 		"success status": func(context.Context) error {
