@@ -24,8 +24,12 @@ const (
 	MaxEndpoints = api.MaxMembers
 )
 
-// ErrInvalid says that a file is not a cluster file, or contradicts itself.
-var ErrInvalid = errors.New("not a cluster file")
+var (
+	// ErrInvalid says that a file is not a cluster file, or contradicts itself.
+	ErrInvalid = errors.New("not a cluster file")
+	// ErrPinned says that a file names another cluster than the one its reader was built for.
+	ErrPinned = errors.New("the cluster file names another cluster than this binary pins")
+)
 
 // File is the content.
 type File struct {
@@ -84,6 +88,19 @@ func Read(name string) (*File, error) {
 	f, err := Parse(raw)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return f, nil
+}
+
+// ReadPinned is Read for a binary that may have a cluster id in its measured bytes: unless pinned is zero, the file must
+// name that very cluster, else the error is ErrPinned.
+func ReadPinned(name string, pinned api.ID) (*File, error) {
+	f, err := Read(name)
+	if err != nil {
+		return nil, err
+	}
+	if !pinned.IsZero() && f.ClusterID != pinned {
+		return nil, fmt.Errorf("%w: %s and %s", ErrPinned, f.ClusterID, pinned)
 	}
 	return f, nil
 }

@@ -47,6 +47,15 @@ func TestCreateAndRead(t *testing.T) {
 	if m, err := got.ManifestOf(); err != nil || m.Name != "test" {
 		t.Errorf("manifest %v, %v", m, err)
 	}
+	if got, err := ReadPinned(name, f.ClusterID); err != nil || got.ClusterID != f.ClusterID {
+		t.Errorf("the pinned cluster: %v, %v", got, err)
+	}
+	if got, err := ReadPinned(name, api.ID{1}); !errors.Is(err, ErrPinned) || got != nil {
+		t.Errorf("another cluster than the pinned one: %v, %v", got, err)
+	}
+	if _, err := ReadPinned(name+"x", api.ID{1}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
 	if err := f.Create(name); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("a second genesis overwrote the pin: %v", err)
 	}

@@ -46,9 +46,6 @@ type Platform struct {
 	Pinned api.ID
 }
 
-// ErrPinned says that the cluster file names another cluster than the one this binary was built for.
-var ErrPinned = errors.New("the cluster file names another cluster than this binary pins")
-
 // keyTimeout bounds the start: the runtime cannot serve before it has its invocation key.
 const keyTimeout = time.Minute
 
@@ -164,15 +161,12 @@ func Constraint(ctx context.Context, tee enclave.TEE) (string, error) {
 // Run opens the service and serves it on the configured addresses until ctx ends.
 func Run(ctx context.Context, c *Config, p Platform, log *slog.Logger) error {
 	params := Params{Platform: p, Data: c.Data, MaxCalls: c.MaxCalls, Log: log}
-	file, err := clusterfile.Read(c.Cluster)
+	file, err := clusterfile.ReadPinned(c.Cluster, p.Pinned)
 	if errors.Is(err, fs.ErrNotExist) {
 		return cli.Usagef("%s does not exist; copy the cluster file here, or found a cluster with clavigerd --genesis", c.Cluster)
 	}
 	if err != nil {
 		return err
-	}
-	if !p.Pinned.IsZero() && file.ClusterID != p.Pinned {
-		return fmt.Errorf("%w: %s and %s", ErrPinned, file.ClusterID, p.Pinned)
 	}
 	params.ClusterID, params.Endpoints = file.ClusterID, file.Endpoints
 	if params.Mode, err = c.mode(); err != nil {

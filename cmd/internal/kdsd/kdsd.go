@@ -5,7 +5,6 @@ package kdsd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -29,9 +28,6 @@ type Platform struct {
 	// Pinned is the cluster id in the measured binary. If it is set, the cluster file must agree.
 	Pinned api.ID
 }
-
-// ErrPinned says that the cluster file names another cluster than the one this binary was built for.
-var ErrPinned = errors.New("the cluster file names another cluster than this binary pins")
 
 // Run runs the node until ctx ends. Genesis founds the cluster and writes the cluster file; without it the node joins the
 // cluster in that file.
@@ -64,7 +60,7 @@ func Run(ctx context.Context, c *Config, p Platform, genesis bool, log *slog.Log
 
 // pin reads the id of the cluster to join.
 func (c *Config) pin(pinned api.ID) (api.ID, error) {
-	file, err := clusterfile.Read(c.Cluster)
+	file, err := clusterfile.ReadPinned(c.Cluster, pinned)
 	if errors.Is(err, fs.ErrNotExist) && !pinned.IsZero() {
 		return pinned, nil
 	}
@@ -73,9 +69,6 @@ func (c *Config) pin(pinned api.ID) (api.ID, error) {
 	}
 	if err != nil {
 		return api.ID{}, err
-	}
-	if !pinned.IsZero() && file.ClusterID != pinned {
-		return api.ID{}, fmt.Errorf("%w: %s and %s", ErrPinned, file.ClusterID, pinned)
 	}
 	return file.ClusterID, nil
 }
