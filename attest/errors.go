@@ -1,6 +1,9 @@
 package attest
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // Stage names the step of verification that refused the evidence. Steps run in the order of the constants.
 type Stage string
@@ -23,6 +26,9 @@ var (
 	ErrConfig = errors.New("attest: configuration without a usable root of trust")
 	// ErrUnsupported says that the bytes are a quote, of a kind this verifier does not take.
 	ErrUnsupported = errors.New("attest: unsupported quote")
+	// ErrNoPCKChain says that a quote names its platform without proving it: its certification data is no certificate chain.
+	// It is an ErrUnsupported too.
+	ErrNoPCKChain = fmt.Errorf("%w: it does not carry its PCK certificate chain", ErrUnsupported)
 	// ErrInput says that an argument is missing: a nil quote or collateral, or a zero time.
 	ErrInput = errors.New("attest: missing input")
 	// ErrBundle says that a collateral bundle is malformed, oversized or incomplete.

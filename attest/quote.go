@@ -19,8 +19,9 @@ type Quote struct {
 	tdx *tdx.Quote
 }
 
-// Parse decodes a quote: SGX version 3, TDX version 4, or TDX version 5 with a TD report body. All bytes of raw must
-// belong to the quote; see QuoteSize for buffers that are padded. Structure only: nothing is verified.
+// Parse decodes a quote: SGX version 3, TDX version 4, or version 5 of either. All bytes of raw must belong to the quote; see
+// QuoteSize for buffers that are padded. A quote must carry its PCK certificate chain (certification data of type 5), else
+// ErrNoPCKChain. Structure only: nothing is verified.
 func Parse(raw []byte) (*Quote, error) {
 	fail := func(err error) (*Quote, error) {
 		return nil, refuse(StageParse, "ask the enclave for a new quote, and pass on its bytes unchanged", err)
@@ -36,7 +37,13 @@ func Parse(raw []byte) (*Quote, error) {
 	switch version := binary.LittleEndian.Uint16(raw); version {
 	case sgx.Version:
 		q.sgx, err = sgx.ParseQuote(q.raw)
-	case tdx.Version4, tdx.Version5:
+	case tdx.Version5:
+		if binary.LittleEndian.Uint32(raw[4:]) == sgx.TEEType {
+			q.sgx, err = sgx.ParseQuote(q.raw)
+		} else {
+			q.tdx, err = tdx.ParseQuote(q.raw)
+		}
+	case tdx.Version4:
 		q.tdx, err = tdx.ParseQuote(q.raw)
 	default:
 		err = fmt.Errorf("%w: version %d", ErrUnsupported, version)
@@ -49,9 +56,30 @@ func Parse(raw []byte) (*Quote, error) {
 		return fail(fmt.Errorf("%w: QE vendor %x is not Intel", ErrUnsupported, p.vendor))
 	}
 	if p.certType != sgx.CertTypePCKChain {
-		return fail(fmt.Errorf("%w: certification data type %d is not a PCK certificate chain", ErrUnsupported, p.certType))
+		return nil, refuse(StageParse, hintNoPCKChain, missingChain(p.certType, p.certData))
 	}
 	return q, nil
+}
+
+const hintNoPCKChain = "give the machine's quote provider library a PCCS that has its PCK certificate and take a new quote, or replace the " +
+	"certification data by type 5 with the chain from PCS, Get PCK Certificate (encrypted PPID, CPUSVN, PCESVN, PCEID)"
+
+// missingChain says which certification data a quote has instead of a chain, and for which TCB a certificate is needed. The
+// PPID identifies the machine and stays out of error texts.
+func missingChain(certType uint16, data []byte) error {
+	names := map[uint16]string{
+		1: "PPID in plain text", 2: "PPID encrypted with RSA-2048", 3: "PPID encrypted with RSA-3072", 4: "the PCK certificate alone",
+		6: "a QE report", 7: "a platform manifest",
+	}
+	name, ok := names[certType]
+	if !ok {
+		return fmt.Errorf("%w: certification data type %d", ErrNoPCKChain, certType)
+	}
+	// Types 1 to 3: PPID of 16, 256 or 384 bytes, CPUSVN, PCESVN, PCEID.
+	if ppid := map[uint16]int{1: 16, 2: 256, 3: 384}[certType]; ppid != 0 && len(data) == ppid+20 {
+		name += fmt.Sprintf(", CPUSVN %x, PCESVN %d, PCEID %x", data[ppid:ppid+16], binary.LittleEndian.Uint16(data[ppid+16:]), data[ppid+18:])
+	}
+	return fmt.Errorf("%w: certification data type %d holds %s", ErrNoPCKChain, certType, name)
 }
 
 // QuoteSize returns how many of the first bytes of raw are the quote, for transports that pad it (such as the fixed
@@ -134,8 +162,8 @@ func (q *Quote) parts() parts {
 	return parts{q.sgx.Header.QEVendorID, &a.Signature, &a.AttestationKey, &a.QEReport, &a.QEReportSignature, a.QEAuthData, a.CertType, a.CertData}
 }
 
-// maxSigned is the size of the largest signed part: header, body descriptor and body of a TDX 1.5 quote.
-const maxSigned = tdx.HeaderSize + 6 + tdx.BodySize15
+// maxSigned is the size of the largest signed part: header, body descriptor and body.
+const maxSigned = tdx.HeaderSize + 6 + tdx.BodySize15Ex
 
 // appendSigned appends the bytes that the attestation key signs. They are encoded from the fields and not taken from the
 // input, so that no claim can come from a field that was changed after parsing.

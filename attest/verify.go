@@ -114,6 +114,11 @@ func (v *Verifier) checkInput(q *Quote, c *Collateral, now time.Time) error {
 	if q == nil || (q.sgx == nil) == (q.tdx == nil) || c == nil || now.IsZero() {
 		return refuse(StageParse, "pass a parsed quote, collateral and the time", ErrInput)
 	}
+	if q.tdx != nil && q.tdx.Body15Ex != nil {
+		// It tells of the platforms that the TD came from, and how their TCBs count is not published.
+		return refuse(StageParse, "ask the TD for a quote of version 4, or of version 5 with body type 2 or 3",
+			fmt.Errorf("%w: there are no rules for evaluating body type %d", ErrUnsupported, q.tdx.BodyType))
+	}
 	if err := c.check(); err != nil {
 		return refuse(StageParse, "fetch the collateral again", fmt.Errorf("%w: %w", ErrBundle, err))
 	}

@@ -41,7 +41,12 @@ func ParseReport(raw []byte) (*Report, error) {
 	if len(raw) != ReportSize {
 		return nil, fmt.Errorf("%w: %d", ErrReportSize, len(raw))
 	}
-	var r Report
+	r := parseReport(raw)
+	return &r, nil
+}
+
+// parseReport decodes the first ReportSize bytes of raw, which the caller has checked to be there.
+func parseReport(raw []byte) (r Report) {
 	copy(r.CPUSVN[:], raw[0:])
 	r.MiscSelect = binary.LittleEndian.Uint32(raw[16:])
 	copy(r.Reserved1[:], raw[20:])
@@ -58,7 +63,7 @@ func ParseReport(raw []byte) (*Report, error) {
 	copy(r.Reserved4[:], raw[262:])
 	copy(r.ISVFamilyID[:], raw[304:])
 	copy(r.ReportData[:], raw[320:])
-	return &r, nil
+	return r
 }
 
 // Append appends the ReportSize bytes of r to b: the inverse of ParseReport.

@@ -51,6 +51,36 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// sample5 is the same content in version 5.
+func sample5() *sgx.Quote {
+	q := sample()
+	q.Header.Version = sgx.Version5
+	return q
+}
+
+func TestVersion5(t *testing.T) {
+	t.Parallel()
+	raw := sample5().Append(nil)
+	q, err := sgx.ParseQuote(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := q.Append(nil); !bytes.Equal(got, raw) {
+		t.Fatalf("round trip differs:\n%x\n%x", got, raw)
+	}
+	if got := q.AppendSigned(nil); !bytes.Equal(got, raw[:sgx.HeaderSize+6+sgx.ReportSize]) {
+		t.Fatal("signed part is not header, descriptor and report")
+	}
+	if !bytes.Equal(raw[48:54], []byte{1, 0, 0x80, 1, 0, 0}) {
+		t.Errorf("body descriptor %x", raw[48:54])
+	}
+	want := sample()
+	if q.Report != want.Report || q.Auth.Signature != want.Auth.Signature || q.Auth.QEReport != want.Auth.QEReport ||
+		string(q.Auth.QEAuthData) != "auth data" || q.Auth.CertType != 5 || string(q.Auth.CertData) != "certificates" {
+		t.Errorf("content differs: %+v", q)
+	}
+}
+
 func TestParseCopies(t *testing.T) {
 	t.Parallel()
 	raw := sample().Append(nil)
@@ -66,10 +96,11 @@ func TestParseCopies(t *testing.T) {
 
 func TestTruncatedAtEveryLength(t *testing.T) {
 	t.Parallel()
-	raw := sample().Append(nil)
-	for n := range raw {
-		if q, err := sgx.ParseQuote(raw[:n]); err == nil || q != nil {
-			t.Fatalf("accepted %d of %d bytes", n, len(raw))
+	for _, raw := range [][]byte{sample().Append(nil), sample5().Append(nil)} {
+		for n := range raw {
+			if q, err := sgx.ParseQuote(raw[:n]); err == nil || q != nil {
+				t.Fatalf("accepted %d of %d bytes", n, len(raw))
+			}
 		}
 	}
 }
@@ -99,6 +130,31 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s: got %v, %v; want %v", name, q, err, tc.want)
 		}
 	}
+	const auth5 = auth + 6
+	for name, tc := range map[string]struct {
+		change func([]byte) []byte
+		want   error
+	}{
+		"version 3 header": {func(b []byte) []byte { b[0] = 3; return b }, sgx.ErrShort},
+		"trailing byte":    {func(b []byte) []byte { return append(b, 0) }, sgx.ErrTrailing},
+		"tee type":         {func(b []byte) []byte { b[4] = 0x81; return b }, sgx.ErrTEEType},
+		"body type 0":      {func(b []byte) []byte { b[48] = 0; return b }, sgx.ErrBodyType},
+		"body type 2":      {func(b []byte) []byte { b[48] = 2; return b }, sgx.ErrBodyType},
+		"body type high":   {func(b []byte) []byte { b[49] = 1; return b }, sgx.ErrBodyType},
+		"body size":        {func(b []byte) []byte { b[50]++; return b }, sgx.ErrBodyType},
+		"body size huge":   {func(b []byte) []byte { b[53] = 0xff; return b }, sgx.ErrBodyType},
+		"auth size huge":   {func(b []byte) []byte { copy(b[auth5:], "\xff\xff\xff\xff"); return b }, sgx.ErrShort},
+		"auth size -1":     {func(b []byte) []byte { b[auth5]--; return b }, sgx.ErrTrailing},
+		"auth too small":   {func(b []byte) []byte { b = b[:auth5+4+100]; copy(b[auth5:], "\x64\x00\x00\x00"); return b }, sgx.ErrLength},
+		"outer type 5":     {func(b []byte) []byte { b[auth5+4+128] = 5; return b }, sgx.ErrCertType},
+		"outer size":       {func(b []byte) []byte { b[auth5+4+130]++; return b }, sgx.ErrLength},
+		"auth data huge":   {func(b []byte) []byte { copy(b[auth5+4+134+448:], "\xff\xff"); return b }, sgx.ErrLength},
+		"cert data size+1": {func(b []byte) []byte { b[len(b)-12-4]++; return b }, sgx.ErrLength},
+	} {
+		if q, err := sgx.ParseQuote(tc.change(sample5().Append(nil))); !errors.Is(err, tc.want) || q != nil {
+			t.Errorf("version 5, %s: got %v, %v; want %v", name, q, err, tc.want)
+		}
+	}
 }
 
 func TestReport(t *testing.T) {
@@ -119,10 +175,14 @@ func TestReport(t *testing.T) {
 
 func FuzzParseQuote(f *testing.F) {
 	f.Add(sample().Append(nil))
+	f.Add(sample5().Append(nil))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		q, err := sgx.ParseQuote(raw)
 		if err != nil {
+			if q != nil {
+				t.Fatal("a quote beside an error")
+			}
 			return
 		}
 		if !bytes.Equal(q.Append(nil), raw) {
@@ -149,7 +209,7 @@ func TestVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		q, err := sgx.ParseQuote(raw)
-		if errors.Is(err, sgx.ErrVersion) {
+		if errors.Is(err, sgx.ErrVersion) || errors.Is(err, sgx.ErrTEEType) {
 			continue
 		}
 		if err != nil {

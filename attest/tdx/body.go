@@ -8,6 +8,8 @@ const (
 	BodySize10 = 584
 	// BodySize15 is the size of the TDX 1.5 body: the 1.0 body, TEE_TCB_SVN_2 and MRSERVICETD.
 	BodySize15 = BodySize10 + 16 + 48
+	// BodySize15Ex is the size of the extended TDX 1.5 body: the 1.5 body and what Body15Ex holds.
+	BodySize15Ex = BodySize15 + 1 + 32 + 48 + 48 + 8 + 16 + 16 + 12 + 48 + 8
 )
 
 // tdAttributeDebug is TDATTRIBUTES bit 0, the only defined bit of the "TD under debug" group.
@@ -44,6 +46,29 @@ type Body struct {
 type Body15 struct {
 	TEETCBSVN2  [16]byte // the TCB in force now; TEETCBSVN is that at the TD's launch
 	MRServiceTD [48]byte // hash of the service TDs bound to this TD, zero for none
+}
+
+// Body15Ex holds what the extended TDX 1.5 body adds: the identity of the TD's instance and the history of its migrations.
+// Field names follow sgx_report2_body_v1_5_ex_t of Intel's quote library.
+type Body15Ex struct {
+	VMID                    byte     // of the requesting component; 0 for a TD that is not partitioned
+	TDID                    [32]byte // drawn at launch, kept by migration and module update; zero where the host has it off
+	DeviceInfo              [48]byte // hash of the device information
+	InitServiceTDHash       [48]byte // at creation
+	InitServiceTDAttributes [8]byte
+	InitCPUSVN              [16]byte // TCB of the platform that the TD was created on
+	InitTEETCBSVN           [16]byte
+	InitTEEFMSPC            [12]byte
+	ServiceTDHash           [48]byte // now
+	ServiceTDAttributes     [8]byte
+}
+
+// fields returns the fields after VMID in the order of their encoding.
+func (e *Body15Ex) fields() [][]byte {
+	return [][]byte{
+		e.TDID[:], e.DeviceInfo[:], e.InitServiceTDHash[:], e.InitServiceTDAttributes[:], e.InitCPUSVN[:], e.InitTEETCBSVN[:],
+		e.InitTEEFMSPC[:], e.ServiceTDHash[:], e.ServiceTDAttributes[:],
+	}
 }
 
 // Append appends the BodySize10 bytes of b10 to b.

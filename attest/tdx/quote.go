@@ -19,9 +19,10 @@ const (
 	KeyTypeECDSAP256 uint16 = 2
 	// CertTypePCKChain is certification data type 5: a PEM chain of PCK leaf, PCK CA and root.
 	CertTypePCKChain uint16 = 5
-	// BodyTD10 and BodyTD15 are the body types of version 5 quotes that this package reads.
-	BodyTD10 uint16 = 2
-	BodyTD15 uint16 = 3
+	// BodyTD10, BodyTD15 and BodyTD15Ex are the body types of version 5 quotes that this package reads.
+	BodyTD10   uint16 = 2
+	BodyTD15   uint16 = 3
+	BodyTD15Ex uint16 = 4
 	// MaxQuoteSize bounds a quote. Real ones are under 8 KiB; the certification data makes up most of that.
 	MaxQuoteSize = 64 << 10
 
@@ -60,9 +61,10 @@ type Auth struct {
 // Quote is a parsed, unverified quote of version 4 or 5.
 type Quote struct {
 	Header   Header
-	BodyType uint16 // 0 in version 4, which has no body descriptor; BodyTD10 or BodyTD15 in version 5
+	BodyType uint16 // 0 in version 4, which has no body descriptor; BodyTD10, BodyTD15 or BodyTD15Ex in version 5
 	Body     Body
-	Body15   *Body15 // set exactly when BodyType is BodyTD15
+	Body15   *Body15   // set exactly when BodyType is BodyTD15 or BodyTD15Ex
+	Body15Ex *Body15Ex // set exactly when BodyType is BodyTD15Ex
 	Auth     Auth
 }
 
@@ -115,9 +117,13 @@ func (q *Quote) parseBodies(raw []byte) ([]byte, error) {
 		q.BodyType = binary.LittleEndian.Uint16(raw)
 		said := binary.LittleEndian.Uint32(raw[2:])
 		raw = raw[bodyDescriptorSize:]
-		if q.BodyType == BodyTD15 {
+		switch q.BodyType {
+		case BodyTD10:
+		case BodyTD15:
 			size = BodySize15
-		} else if q.BodyType != BodyTD10 {
+		case BodyTD15Ex:
+			size = BodySize15Ex
+		default:
 			return nil, fmt.Errorf("%w: type %d", ErrBodyType, q.BodyType)
 		}
 		if said != uint32(size) {
@@ -128,10 +134,17 @@ func (q *Quote) parseBodies(raw []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: body of %d bytes, %d are left", ErrShort, size, len(raw))
 	}
 	q.Body = parseBody(raw)
-	if q.BodyType == BodyTD15 {
+	if size >= BodySize15 {
 		q.Body15 = new(Body15)
 		copy(q.Body15.TEETCBSVN2[:], raw[BodySize10:])
 		copy(q.Body15.MRServiceTD[:], raw[BodySize10+16:])
+	}
+	if size == BodySize15Ex {
+		q.Body15Ex = &Body15Ex{VMID: raw[BodySize15]}
+		rest := raw[BodySize15+1:]
+		for _, field := range q.Body15Ex.fields() {
+			rest = rest[copy(field, rest):]
+		}
 	}
 	return raw[size:], nil
 }
@@ -196,7 +209,9 @@ func (q *Quote) AppendSigned(b []byte) []byte {
 	b = q.Header.append(b)
 	if q.Header.Version == Version5 {
 		size := uint32(BodySize10)
-		if q.Body15 != nil {
+		if q.Body15Ex != nil {
+			size = BodySize15Ex
+		} else if q.Body15 != nil {
 			size = BodySize15
 		}
 		b = binary.LittleEndian.AppendUint16(b, q.BodyType)
@@ -206,6 +221,12 @@ func (q *Quote) AppendSigned(b []byte) []byte {
 	if q.Body15 != nil {
 		b = append(b, q.Body15.TEETCBSVN2[:]...)
 		b = append(b, q.Body15.MRServiceTD[:]...)
+	}
+	if q.Body15Ex != nil {
+		b = append(b, q.Body15Ex.VMID)
+		for _, field := range q.Body15Ex.fields() {
+			b = append(b, field...)
+		}
 	}
 	return b
 }

@@ -23,8 +23,14 @@ func sample5(bodyType uint16) []byte {
 		panic(err)
 	}
 	q.Header.Version, q.BodyType = tdx.Version5, bodyType
-	if bodyType == tdx.BodyTD15 {
+	if bodyType >= tdx.BodyTD15 {
 		q.Body15 = &tdx.Body15{TEETCBSVN2: [16]byte{1, 2, 3}, MRServiceTD: [48]byte{4, 5, 6}}
+	}
+	if bodyType == tdx.BodyTD15Ex {
+		q.Body15Ex = &tdx.Body15Ex{
+			VMID: 1, TDID: [32]byte{2}, DeviceInfo: [48]byte{3}, InitServiceTDHash: [48]byte{4}, InitServiceTDAttributes: [8]byte{5},
+			InitCPUSVN: [16]byte{6}, InitTEETCBSVN: [16]byte{7}, InitTEEFMSPC: [12]byte{8}, ServiceTDHash: [48]byte{9}, ServiceTDAttributes: [8]byte{10},
+		}
 	}
 	return q.Append(nil)
 }
@@ -55,21 +61,46 @@ func TestRealQuote(t *testing.T) {
 
 func TestVersion5(t *testing.T) {
 	t.Parallel()
-	for _, bodyType := range []uint16{tdx.BodyTD10, tdx.BodyTD15} {
+	for _, bodyType := range []uint16{tdx.BodyTD10, tdx.BodyTD15, tdx.BodyTD15Ex} {
 		raw := sample5(bodyType)
 		q, err := tdx.ParseQuote(raw)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(q.Append(nil), raw) || (q.Body15 != nil) != (bodyType == tdx.BodyTD15) {
+		if !bytes.Equal(q.Append(nil), raw) || (q.Body15 != nil) != (bodyType >= tdx.BodyTD15) || (q.Body15Ex != nil) != (bodyType == tdx.BodyTD15Ex) {
 			t.Errorf("body type %d does not round-trip", bodyType)
 		}
 	}
 }
 
+// TestBody15Ex compares offsets with those of Intel's sgx_report2_body_v1_5_ex_t, 885 bytes.
+func TestBody15Ex(t *testing.T) {
+	t.Parallel()
+	if tdx.BodySize15Ex != 885 {
+		t.Fatalf("%d bytes", tdx.BodySize15Ex)
+	}
+	raw := sample5(tdx.BodyTD15Ex)
+	body := raw[54:]
+	for i, at := range []int{648, 649, 681, 729, 777, 785, 801, 817, 829, 877} {
+		if body[at] != byte(i+1) {
+			t.Errorf("field %d is not at %d", i, at)
+		}
+	}
+	q, err := tdx.ParseQuote(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if q.Body15Ex.VMID != 1 || q.Body15Ex.TDID[0] != 2 || q.Body15Ex.InitTEEFMSPC[0] != 8 || q.Body15Ex.ServiceTDAttributes[0] != 10 {
+		t.Errorf("%+v", q.Body15Ex)
+	}
+	if signed := q.AppendSigned(nil); !bytes.Equal(signed, raw[:54+885]) {
+		t.Error("signed part is not header, descriptor and body")
+	}
+}
+
 func TestTruncatedAtEveryLength(t *testing.T) {
 	t.Parallel()
-	for _, raw := range [][]byte{realQuote(), sample5(tdx.BodyTD15)} {
+	for _, raw := range [][]byte{realQuote(), sample5(tdx.BodyTD15), sample5(tdx.BodyTD15Ex)} {
 		for n := range raw {
 			if q, err := tdx.ParseQuote(raw[:n]); err == nil || q != nil {
 				t.Fatalf("accepted %d of %d bytes", n, len(raw))
@@ -104,6 +135,7 @@ func TestRefused(t *testing.T) {
 		"v5 body type 1":    {v5, func(b []byte) []byte { b[48] = 1; return b }, tdx.ErrBodyType},
 		"v5 body type 9":    {v5, func(b []byte) []byte { b[48] = 9; return b }, tdx.ErrBodyType},
 		"v5 body size":      {v5, func(b []byte) []byte { b[50]++; return b }, tdx.ErrBodyType},
+		"v5 body as 1.5 ex": {v5, func(b []byte) []byte { b[48] = 4; return b }, tdx.ErrBodyType},
 		"v5 body as 1.0":    {v5, func(b []byte) []byte { b[48] = 2; return b }, tdx.ErrBodyType},
 		"v5 body size huge": {v5, func(b []byte) []byte { binary.LittleEndian.PutUint32(b[50:], 1<<31); return b }, tdx.ErrBodyType},
 	} {
@@ -126,11 +158,16 @@ func TestDebug(t *testing.T) {
 
 func FuzzParseQuote(f *testing.F) {
 	f.Add(realQuote())
+	f.Add(sample5(tdx.BodyTD10))
 	f.Add(sample5(tdx.BodyTD15))
+	f.Add(sample5(tdx.BodyTD15Ex))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		q, err := tdx.ParseQuote(raw)
 		if err != nil {
+			if q != nil {
+				t.Fatal("a quote beside an error")
+			}
 			return
 		}
 		if !bytes.Equal(q.Append(nil), raw) {
