@@ -1,5 +1,5 @@
-// Package attest answers one question: is this evidence genuine? It verifies Intel DCAP quotes (SGX version 3, TDX
-// versions 4 and 5) against Intel's collateral and returns claims.
+// Package attest answers one question: is this evidence genuine? It verifies Intel DCAP quotes (SGX
+// version 3, TDX version 4, version 5 of both) against Intel's collateral and returns claims.
 //
 //	verifier, err := attest.NewVerifier(attest.Config{Root: attest.IntelRoot()})
 //	quote, err := attest.Parse(raw)

@@ -1,5 +1,5 @@
-// Package simpki is a simulated Intel: it mints SGX version 3 and TDX version 4
-// quotes and the whole collateral set that verifies them, in the formats that
+// Package simpki is a simulated Intel: it mints SGX quotes (version 3, version 5 with
+// body type 1), TDX quotes (version 4, version 5 with body types 2, 3 and 4) and the whole collateral set that verifies them, in the formats that
 // Intel's services and processors use, under a root of its own.
 //
 // Verification of what it mints is the production path; only the root of trust

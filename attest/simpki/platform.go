@@ -2,6 +2,7 @@ package simpki
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -29,11 +30,14 @@ type PlatformConfig struct {
 	// CA issues the PCK certificate; empty means PlatformCA.
 	CA CA
 	// TCB is the status that the platform evaluates to under the collateral in force when it is made; empty means
-	// UpToDate. Every status but the TDX relaunch ones can be asked for.
+	// UpToDate. Every status but the TDX relaunch ones can be asked for; see ModuleNow for those.
 	TCB attest.Status
 	// QE and Module are the statuses of the quoting enclaves and of the TDX module: UpToDate (also if empty), OutOfDate,
 	// Revoked or NotSupported.
 	QE, Module attest.Status
+	// ModuleNow is that of the TDX module which replaced, under running TDs, the one of Module that launched them. Only
+	// version 5 quotes with a TDX 1.5 body tell. Empty means that it was not replaced.
+	ModuleNow attest.Status
 }
 
 // Platform is a machine with a PCK certificate, quoting enclaves and an attestation key. It does not change: after a
@@ -46,10 +50,12 @@ type Platform struct {
 	ca     CA
 	ppid   [16]byte
 	dials  dials
-	module byte
+	module byte // at the launch of a TD
 	qeSVN  byte
-	pck    authority
-	chain  []byte // PEM
+
+	moduleNow byte
+	pck       authority
+	chain     []byte // PEM
 
 	// What the two quoting enclaves say about their attestation keys; made once, since it is the same in every quote.
 	qe, tdQE func() (voucher, error)
@@ -97,6 +103,11 @@ func (m *Platform) fuse(config PlatformConfig) (err error) {
 		return err
 	}
 	m.module, err = componentSVN("TDX module", config.Module, moduleTop, moduleOld, moduleRevoked, moduleUnlisted)
+	if err != nil {
+		return err
+	}
+	now := cmp.Or(config.ModuleNow, config.Module)
+	m.moduleNow, err = componentSVN("TDX module", now, moduleTop, moduleOld, moduleRevoked, moduleUnlisted)
 	return err
 }
 

@@ -46,9 +46,18 @@ type voucher struct {
 // QuoteSGX returns a version 3 quote over report. The processor's part is the platform's: CPUSVN is overwritten.
 // Everything else, debug attribute and reserved bytes included, is signed as given.
 func (m *Platform) QuoteSGX(report sgx.Report) ([]byte, error) {
+	return m.quoteSGX(sgx.Version, report)
+}
+
+// QuoteSGX5 is QuoteSGX in a version 5 quote with body type 1.
+func (m *Platform) QuoteSGX5(report sgx.Report) ([]byte, error) {
+	return m.quoteSGX(sgx.Version5, report)
+}
+
+func (m *Platform) quoteSGX(version uint16, report sgx.Report) ([]byte, error) {
 	report.CPUSVN = m.dials.sgx()
 	q := sgx.Quote{Header: sgx.Header{
-		Version: sgx.Version, AttestationKeyType: sgx.KeyTypeECDSAP256, TEEType: sgx.TEEType,
+		Version: version, AttestationKeyType: sgx.KeyTypeECDSAP256, TEEType: sgx.TEEType,
 		QESVN: uint16(m.qeSVN), PCESVN: pceSVN, QEVendorID: intelQEVendor,
 	}, Report: report}
 	id, err := m.pki.derive(16, "qe id", m.name)
@@ -73,12 +82,29 @@ func (m *Platform) QuoteSGX(report sgx.Report) ([]byte, error) {
 // QuoteTDX returns a version 4 quote over body. The platform's part is the platform's: TEE_TCB_SVN, MRSEAM,
 // MRSIGNERSEAM and SEAM attributes are overwritten. Everything else is signed as given.
 func (m *Platform) QuoteTDX(body tdx.Body) ([]byte, error) {
-	body.TEETCBSVN = m.dials.tdx(m.module)
-	body.MRSEAM = sha512.Sum384([]byte{moduleMajor, m.module})
-	body.MRSignerSEAM, body.SEAMAttributes = [48]byte{}, [8]byte{} // a module signed by Intel
-	q := tdx.Quote{Header: tdx.Header{
-		Version: tdx.Version4, AttestationKeyType: tdx.KeyTypeECDSAP256, TEEType: tdx.TEEType, QEVendorID: intelQEVendor,
-	}, Body: body}
+	return m.quoteTDX(tdx.Quote{Header: tdx.Header{Version: tdx.Version4}, Body: body})
+}
+
+// QuoteTDX5 is QuoteTDX in a version 5 quote: with a TDX 1.0 body (type 2), or a TDX 1.5 body (type 3) if more is not
+// nil, of which TEE_TCB_SVN_2 is overwritten, or an extended TDX 1.5 body (type 4) if neither of the two is nil.
+func (m *Platform) QuoteTDX5(body tdx.Body, more *tdx.Body15, extended *tdx.Body15Ex) ([]byte, error) {
+	q := tdx.Quote{Header: tdx.Header{Version: tdx.Version5}, Body: body, BodyType: tdx.BodyTD10}
+	if more != nil {
+		q.BodyType, q.Body15 = tdx.BodyTD15, new(*more)
+		q.Body15.TEETCBSVN2 = m.dials.tdx(m.moduleNow)
+		if extended != nil {
+			q.BodyType, q.Body15Ex = tdx.BodyTD15Ex, extended
+		}
+	}
+	return m.quoteTDX(q)
+}
+
+// quoteTDX completes and signs q.
+func (m *Platform) quoteTDX(q tdx.Quote) ([]byte, error) {
+	q.Header.AttestationKeyType, q.Header.TEEType, q.Header.QEVendorID = tdx.KeyTypeECDSAP256, tdx.TEEType, intelQEVendor
+	q.Body.TEETCBSVN = m.dials.tdx(m.module)
+	q.Body.MRSEAM = sha512.Sum384([]byte{moduleMajor, m.module})
+	q.Body.MRSignerSEAM, q.Body.SEAMAttributes = [48]byte{}, [8]byte{} // a module signed by Intel
 	v, err := m.tdQE()
 	if err != nil {
 		return nil, err
