@@ -126,7 +126,11 @@ func checkHostile(t *testing.T, res Result, err, want error, val string) {
 // TestDeadline checks the engine's own limit, and that the time a stopped call takes is close to it.
 func TestDeadline(t *testing.T) {
 	t.Parallel()
-	p := load(t, `export function f() { for (;;) {} }`)
+	p, err := engineFor(t).Load(t.Context(), Bundle{Code: []byte(`export function f() { for (;;) {} }`), Limits: Limits{Deadline: 2 * time.Second}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.Close(context.Background()) })
 	start := time.Now()
 	res, err := p.Call(t.Context(), "f", []byte("[]"), newHost())
 	if !errors.Is(err, ErrDeadline) || errors.Is(err, context.DeadlineExceeded) {
