@@ -17,7 +17,8 @@ type Peer struct {
 	Verified   *attest.Verified // proof; nil where no evidence was asked for or sent
 }
 
-// Conn is an attested channel. Its reads and writes are those of the TLS connection below.
+// Conn is an attested channel. Its reads and writes are those of the TLS connection below. It has no method ConnectionState:
+// with one, net/http would not serve HTTP/2 on it; see ConfigureServer.
 type Conn struct {
 	net.Conn
 	peer Peer

@@ -25,4 +25,19 @@
 //
 // What is not checked here: which enclave the evidence shows. [Config].Verify answers that, and returns the proof.
 // Where Verify is nil the peer is known by its key alone.
+//
+// # Key-bound TLS
+//
+// For peers that cannot speak the above, plain EGo and Open Enclave programs, [KeyBoundConfig] puts the evidence into the
+// certificate as those do, with report data that is the hash of its public key. Such evidence says that a genuine enclave
+// made the key, at some time: the same certificate serves any connection, role and peer for as long as the key lives. It has
+// types of its own, [KeyBoundPeer] and [KeyBoundFromContext], so that it never passes for channel-bound evidence, and there
+// is no fall-back from one to the other.
+//
+// # HTTP
+//
+// [ConfigureServer] prepares an http.Server for the listeners of both modes, in HTTP/1.1 and HTTP/2; [Dialer] and
+// [KeyBoundDialer] have an http.Transport each. [RequireChannelBound] keeps handlers for proved channels.
+//
+// DESIGN.md has the formats, their sources, and what each mode does not stop.
 package ratls

@@ -14,9 +14,10 @@ var (
 	ErrConfig = errors.New("ratls: unusable configuration")
 	// ErrTLS says that the TLS handshake failed: another version, no common ALPN, or a broken connection.
 	ErrTLS = errors.New("ratls: TLS handshake failed")
-	// ErrALPN says that the peer did not negotiate "claviger/1".
+	// ErrALPN says that the peer did not negotiate "claviger/1", or did so on a key-bound connection.
 	ErrALPN = errors.New("ratls: peer does not speak claviger/1")
-	// ErrLeaf says that the peer's certificate is not one leaf with a P-256 or Ed25519 key in canonical form.
+	// ErrLeaf says that the peer's certificate is not one leaf with a P-256 or Ed25519 key in canonical form, or, where it is
+	// key-bound, that it is out of its own dates.
 	ErrLeaf = errors.New("ratls: unacceptable peer certificate")
 	// ErrSameKey says that both ends use one key, as in a connection reflected to its maker.
 	ErrSameKey = errors.New("ratls: both sides present the same key")
@@ -32,7 +33,7 @@ var (
 	ErrNoEvidence = errors.New("ratls: peer sent no evidence")
 	// ErrEvidence says that Config.Verify refused the peer's evidence; its error is wrapped too.
 	ErrEvidence = errors.New("ratls: peer's evidence refused")
-	// ErrUnbound says that genuine evidence belongs to another connection, role, key or cluster: relayed or replayed.
+	// ErrUnbound says that evidence, genuine or not, belongs to another connection, role, key or cluster: relayed or replayed.
 	ErrUnbound = errors.New("ratls: peer's evidence is not bound to this connection")
 	// ErrFrame says that a frame is not what the protocol allows at this point.
 	ErrFrame = errors.New("ratls: malformed frame")
