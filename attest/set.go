@@ -70,7 +70,7 @@ func (v *Verifier) verifyDocuments(c *Collateral, set *collateralSet, now time.T
 		if err := signing.Check(set.rootCRL, now, grace); err != nil {
 			return nil, err
 		}
-		if set, err = openDocuments(c, set, signing); err != nil {
+		if set, err = v.openDocuments(c, set, signing); err != nil {
 			return nil, err
 		}
 		v.known.collateral.put(c.content(), set)
@@ -85,13 +85,17 @@ func (v *Verifier) verifyDocuments(c *Collateral, set *collateralSet, now time.T
 
 // openDocuments verifies TCB info and QE identity with a signing certificate in force. It returns a new set, since the
 // lists of the old one may be known to others.
-func openDocuments(c *Collateral, lists *collateralSet, signing *pck.SigningChain) (*collateralSet, error) {
+func (v *Verifier) openDocuments(c *Collateral, lists *collateralSet, signing *pck.SigningChain) (*collateralSet, error) {
 	set := &collateralSet{rootCRL: lists.rootCRL, pckCRL: lists.pckCRL, signing: signing}
+	verifyInfo, verifyIdentity := tcb.VerifyInfo, tcb.VerifyIdentity
+	if v.relaxed {
+		verifyInfo, verifyIdentity = tcb.VerifyInfoReserialized, tcb.VerifyIdentityReserialized
+	}
 	var err error
-	if set.info, err = tcb.VerifyInfo(c.TCBInfo, signing.Key()); err != nil {
+	if set.info, err = verifyInfo(c.TCBInfo, signing.Key()); err != nil {
 		return nil, err
 	}
-	if set.identity, err = tcb.VerifyIdentity(c.QEIdentity, signing.Key()); err != nil {
+	if set.identity, err = verifyIdentity(c.QEIdentity, signing.Key()); err != nil {
 		return nil, err
 	}
 	if (set.info.ID == tcb.TDX) != (set.identity.ID == tcb.TDQE) {

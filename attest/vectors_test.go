@@ -295,3 +295,49 @@ func stricter(n negative) bool {
 	}
 	return false
 }
+
+// TestNegativesReserialized applies the mutations that are other encodings of what Intel signed. Intel's library, which writes
+// documents again before it verifies them, accepts them, and so does a verifier that is told to; the status is Intel's.
+func TestNegativesReserialized(t *testing.T) {
+	t.Parallel()
+	dir := vectorDir(t)
+	byName := map[string]vectorCase{}
+	for _, c := range readCases(t, dir) {
+		if c.Name != "" {
+			byName[c.Name] = c
+		}
+	}
+	var all struct{ Cases []negative }
+	readJSON(t, filepath.Join(dir, "negatives.json"), &all)
+	relaxed, err := attest.NewVerifier(attest.Config{Root: attest.IntelRoot(), ReserializedCollateralUnsafe: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted, refused := 0, 0
+	for _, n := range all.Cases {
+		files := n.apply(t, dir, byName)
+		at := n.Time
+		if at == 0 {
+			at = byName[n.Bundle].Time
+		}
+		verified, err := verifyFiles(relaxed, files, at)
+		switch {
+		case n.intelRefuses():
+			refused++
+			if err == nil || verified != nil {
+				t.Errorf("%s %s %s: accepted, Intel says %v", n.ID, n.Bundle, n.Label, n.Intel)
+			}
+		case stricter(n) && !strings.Contains(n.Label, "trailing"):
+			accepted++
+			if err != nil {
+				t.Errorf("%s %s %s: %v", n.ID, n.Bundle, n.Label, err)
+			} else if got := verified.Claims().TCB.Status; string(got) != byName[n.Bundle].Expect.Status {
+				t.Errorf("%s %s %s: status %s", n.ID, n.Bundle, n.Label, got)
+			}
+		}
+	}
+	if accepted == 0 || refused == 0 {
+		t.Fatalf("%d accepted, %d refused", accepted, refused)
+	}
+	t.Logf("relaxed: %d re-serialised documents accepted as by Intel, %d refusals of Intel's refused", accepted, refused)
+}

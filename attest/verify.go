@@ -17,6 +17,12 @@ import (
 type Config struct {
 	// Root is the root of trust: IntelRoot, or a SimulatedRoot in tests and simulators.
 	Root Root
+	// ReserializedCollateralUnsafe also takes TCB info and QE identities that a caching service decoded and wrote again: with
+	// other white space, escapes or order of keys, or with keys of its own in the envelope. Each is then written in Intel's
+	// form, and Intel's signature must verify over that form; still nothing is believed that Intel did not sign. By default
+	// such documents are refused: their bytes are not those that were signed, and a service that changes bytes has faults of
+	// its own to hide. Fix the service instead where that can be done.
+	ReserializedCollateralUnsafe bool
 	// Caches bounds what the verifier remembers. Its zero value is the defaults.
 	Caches Caches
 }
@@ -24,9 +30,10 @@ type Config struct {
 // Verifier verifies evidence under one root of trust. It is safe for concurrent use, and it remembers what it verified:
 // use one for many quotes.
 type Verifier struct {
-	root  Root
-	store *pck.Store // certificates that the root key signed
-	known known
+	root    Root
+	relaxed bool       // Config.ReserializedCollateralUnsafe; what is known was read in this one way
+	store   *pck.Store // certificates that the root key signed
+	known   known
 }
 
 // NewVerifier returns a verifier, or ErrConfig when the root has no usable P-256 key.
@@ -36,7 +43,7 @@ func NewVerifier(config Config) (*Verifier, error) {
 	}
 	root := config.Root
 	root.Key = new(*root.Key)
-	return &Verifier{root: root, store: pck.NewStore(root.Key), known: config.Caches.make()}, nil
+	return &Verifier{root: root, relaxed: config.ReserializedCollateralUnsafe, store: pck.NewStore(root.Key), known: config.Caches.make()}, nil
 }
 
 // Root returns the root of trust.
