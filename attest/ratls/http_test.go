@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -215,5 +216,33 @@ func TestConfigureServerKeeps(t *testing.T) {
 	ConfigureServer(zero)
 	if zero.HTTP2.MaxConcurrentStreams != MaxHTTPStreams || zero.MaxHeaderBytes != MaxHTTPHeader || zero.ReadHeaderTimeout == 0 || zero.IdleTimeout == 0 {
 		t.Error("a server without bounds")
+	}
+}
+
+// A caller finds out who answered it, in both versions, as the standard library lets it.
+func TestHTTPTrace(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	l := NewListener(loopback(t), serverConfig(b, "node"))
+	serveHTTP(t, l)
+	d := &Dialer{Config: clientConfig(b, "app")}
+	for name, transport := range map[string]*http.Transport{"HTTP/1.1": d.HTTP1Transport(), "HTTP/2": d.HTTP2Transport()} {
+		t.Cleanup(transport.CloseIdleConnections)
+		for range 2 { // a new connection and a pooled one
+			var peer Peer
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+				if conn, ok := info.Conn.(*Conn); ok {
+					peer = conn.Peer()
+				}
+			}})
+			res, err := transport.RoundTrip(must(http.NewRequestWithContext(ctx, http.MethodGet, "https://"+l.Addr().String(), nil)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if peer.Verified == nil {
+				t.Errorf("%s: the trace does not lead to the peer", name)
+			}
+		}
 	}
 }

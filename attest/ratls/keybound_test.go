@@ -2,14 +2,22 @@ package ratls
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/claviger/claviger/attest"
@@ -357,4 +365,96 @@ func FuzzOEReport(f *testing.F) {
 			t.Fatalf("%x parses, and encodes as %x", raw, got)
 		}
 	})
+}
+
+// A peer that connects and says nothing is let go when the handshake's time is over, and Close ends everything: synctest
+// fails the test if a goroutine remains.
+func TestKeyBoundSilentPeer(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	synctest.Test(t, func(t *testing.T) {
+		inner := newPipes()
+		cfg := keyConfig(b, "node")
+		cfg.HandshakeTimeout, cfg.MaxHandshakes = 3*time.Second, 1
+		refused := make(chan error, 1)
+		cfg.OnRefused = func(_ net.Addr, err error) { refused <- err }
+		l := must(NewKeyBoundListener(context.Background(), inner, cfg))
+		go io.Copy(io.Discard, inner.connect())
+		start := time.Now()
+		if err := <-refused; !errors.Is(err, ErrTimeout) || time.Since(start) != 3*time.Second {
+			t.Errorf("after %v: %v", time.Since(start), err)
+		}
+		client := must(newKeyBound(context.Background(), keyConfig(b, "app"), RoleClient))
+		l.Close()
+		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Accept after Close: %v", err)
+		}
+		near, far := net.Pipe()
+		go io.Copy(io.Discard, far)
+		start = time.Now()
+		client.cfg.HandshakeTimeout = time.Second
+		if c, err := client.handshake(context.Background(), near); c != nil || !errors.Is(err, ErrTimeout) || time.Since(start) != time.Second {
+			t.Errorf("client, after %v: %v", time.Since(start), err)
+		}
+		far.Close()
+	})
+}
+
+// A verifier that panics over a peer's bytes costs that peer its connection.
+func TestKeyBoundVerifierPanics(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	cfg := keyConfig(b, "node")
+	cfg.Verify = func(context.Context, KeyBoundHello, []byte) (*attest.Verified, error) { panic("a parser's fault") }
+	addr, _, refused := keyServe(t, cfg)
+	if c, err := keyDial(t, keyConfig(b, "app"), addr); err == nil {
+		c.Read(make([]byte, 1))
+	}
+	if err := <-refused; !strings.Contains(err.Error(), "a parser's fault") {
+		t.Errorf("reported: %v", err)
+	}
+}
+
+// Keys and certificates of other kinds are refused for what they are, before their evidence is looked at.
+func TestKeyBoundForeignCertificates(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	addr, _, refused := keyServe(t, keyConfig(b, "node"))
+	p384 := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	chain := must(newKeyBound(t.Context(), keyConfig(b, "app"), RoleClient)).leaf.cert
+	chain.Certificate = append(chain.Certificate, chain.Certificate[0])
+	for name, cert := range map[string]tls.Certificate{"P-384": certificateFor(p384, p384.Public()), "chain": chain} {
+		if err := hostClient(t, addr, refused, cert); !errors.Is(err, ErrLeaf) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := hostClient(t, addr, refused, tls.Certificate{}); !errors.Is(err, ErrTLS) {
+		t.Errorf("no certificate: %v", err)
+	}
+	if _, err := KeyBoundReportData(p384.Public(), FormatEGo); !errors.Is(err, ErrLeaf) {
+		t.Errorf("P-384: %v", err)
+	}
+	if _, err := KeyBoundReportData(must(NewKey()).Public(), ""); !errors.Is(err, ErrConfig) {
+		t.Errorf("no format: %v", err)
+	}
+	twice := &x509.Certificate{Extensions: []pkix.Extension{oeExtension([]byte{1}), oeExtension([]byte{1})}}
+	if _, err := reportIn(twice); !errors.Is(err, ErrOEReport) {
+		t.Errorf("two extensions: %v", err)
+	}
+	// Ed25519 is as good as P-256.
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	quote := must(b.keyQuote("node")(t.Context(), must(KeyBoundReportData(public, FormatOpenEnclave))))
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour),
+		ExtraExtensions: []pkix.Extension{oeExtension(AppendOEReport(nil, quote))}}
+	der := must(x509.CreateCertificate(rand.Reader, template, template, public, key))
+	conn, err := keyDial(t, &KeyBoundConfig{Verify: b.keyVerify}, hostServer(t, tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if peer, ok := KeyBoundPeerOf(conn); !ok || peer.Key != must(KeyHash(public)) || peer.Format != FormatOpenEnclave {
+		t.Errorf("peer %+v", peer)
+	}
 }
