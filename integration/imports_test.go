@@ -50,13 +50,13 @@ var house = map[string]rule{
 
 	"policy": {may: []string{"attest"}, pure: true},
 
-	"kds":         {may: []string{"policy", "attest", "enclave/secret", "kds/api", "kds/derive", "kds/state", "kds/tlog"}},
+	"kds":         {may: []string{"policy", "attest", "attest/ear", "enclave/secret", "kds/api", "kds/derive", "kds/state", "kds/tlog"}},
 	"kds/api":     {pure: true},
 	"kds/derive":  {may: []string{"enclave/secret"}, pure: true},
 	"kds/state":   {may: []string{"kds/api"}, pure: true},
 	"kds/tlog":    {pure: true},
 	"kds/httpapi": {may: []string{"kds/api", "attest/ratls"}},
-	"kds/client":  {may: []string{"kds/api", "attest", "policy", "attest/ratls", "enclave/secret"}},
+	"kds/client":  {may: []string{"kds/api", "attest", "policy", "attest/ear", "attest/ratls", "enclave/secret"}},
 	"kds/node":    {may: []string{"*"}},
 
 	"raftstore":              {may: []string{"enclave/secret"}},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/claviger/claviger/attest"
 )
@@ -18,12 +19,13 @@ const (
 
 // Failure is one clause of a policy that the evidence did not meet. The JSON names are those of the service's API.
 type Failure struct {
-	Alternative string   `json:"alternative,omitempty"`
-	Clause      string   `json:"clause"`
-	Want        string   `json:"want"`
-	Got         string   `json:"got"`
-	Advisories  []string `json:"advisories,omitempty"`
-	Hint        string   `json:"hint"`
+	Alternative string    `json:"alternative,omitempty"`
+	Clause      string    `json:"clause"`
+	Want        string    `json:"want"`
+	Got         string    `json:"got"`
+	Advisories  []string  `json:"advisories,omitempty"`
+	TCBDate     time.Time `json:"tcb_date,omitzero"`
+	Hint        string    `json:"hint"`
 }
 
 // Policy is what an appraisal policy said about genuine evidence. The zero Policy is that of nobody: the result can

@@ -149,7 +149,7 @@ func TestTiers(t *testing.T) {
 		}
 	}
 	var zero *Result
-	if zero.Affirming() || new(Result).Affirming() {
+	if zero.Affirms("p") || new(Result).Affirms("p") || new(Result).Affirms("") {
 		t.Error("a zero result affirms")
 	}
 	var s Status

@@ -231,7 +231,7 @@ func TestPayloadAttacks(t *testing.T) {
 	}
 	// EAR: a receiver must ignore claims it does not know.
 	later := strings.Replace(good, `"nbf"`, `"ear_device_topology":{"a":["b"]},"nbf"`, 1)
-	if r, err := Verify(forge(s, string(header), later), k, now, nonce); err != nil || !r.Affirming() {
+	if r, err := Verify(forge(s, string(header), later), k, now, nonce); err != nil || !r.Affirms(accepted.ID) {
 		t.Errorf("a claim of a later draft: %v", err)
 	}
 }
@@ -245,7 +245,7 @@ func TestDebugPresentedAsProduction(t *testing.T) {
 	c.SGX.Attributes[0] |= 2
 	st := statement(t, c, accepted) // the policy is one for debug enclaves, or at fault
 	r := must[*Result](t)(Verify(must[string](t)(Issue(s, st)), k, now, nonce))
-	if r.Affirming() || r.Appraisal.Status != Contraindicated || !r.Evidence.Debug || r.Appraisal.Vector.RuntimeOpaque != 96 {
+	if r.Affirms(accepted.ID) || r.Appraisal.Status != Contraindicated || !r.Evidence.Debug || r.Appraisal.Vector.RuntimeOpaque != 96 {
 		t.Errorf("%+v", r.Appraisal)
 	}
 	st.Appraisal.Status = Affirming

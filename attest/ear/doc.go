@@ -6,11 +6,12 @@
 //
 //	keys, err := ear.NewKeys(pinned)
 //	result, err := ear.Verify(token, keys, time.Now(), nonce)
-//	if err == nil && result.Affirming() { … }
+//	if err == nil && result.Affirms(policyID) { … }
 //
 // A result that verifies says that the holder of the key wrote it, for this nonce, within its time. It guarantees
 // nothing else about the verifier: which keys to trust is the caller's to pin. A status is never better than its vector
-// allows, and nothing but Affirming is an approval: the zero Result, the status none and every error deny.
+// allows, and nothing but Affirms is an approval: the zero Result, the status none and every error deny. An affirmation is by a
+// policy that somebody chose, so the caller names the one it means.
 //
 // The mapping from claims to AR4SI's numbers, the meaning of each claim, the profile of JWT that is accepted and the
 // reasons are in DESIGN.md beside this file. The package is handed instants and keys; it reads no clock, file or network.

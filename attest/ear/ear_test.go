@@ -88,7 +88,7 @@ func TestRoundTrip(t *testing.T) {
 		st.Appraisal.Verdict.Epoch = 9
 		token := must[string](t)(Issue(s, st))
 		r := must[*Result](t)(Verify(token, keys(t, newSigner(2), s), now, nonce))
-		if !r.Affirming() || r.Appraisal.Label != name || r.Issuer != st.Issuer || r.Verifier != st.Verifier || r.Appraisal.Verdict.Epoch != 9 {
+		if !r.Affirms(accepted.ID) || r.Affirms("") || r.Affirms("urn:test:other") || r.Appraisal.Label != name || r.Issuer != st.Issuer || r.Verifier != st.Verifier || r.Appraisal.Verdict.Epoch != 9 {
 			t.Errorf("%s: %+v", name, r)
 		}
 		if !r.IssuedAt.Equal(now) || !r.Expires.Equal(now.Add(DefaultLifetime)) || !bytes.Equal(r.Nonce, nonce) {

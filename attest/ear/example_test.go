@@ -10,6 +10,7 @@ import (
 
 // A relying party checks the result that an enclave brings, without asking anybody. It pinned the verifier's key before.
 func ExampleVerify() {
+	const policy = "urn:claviger:policy:…" // of the constraint that the relying party wants to hold
 	check := func(token string, pinned ed25519.PublicKey, nonce []byte) error {
 		keys, err := ear.NewKeys(pinned)
 		if err != nil {
@@ -19,7 +20,7 @@ func ExampleVerify() {
 		if err != nil {
 			return err
 		}
-		if !result.Affirming() {
+		if !result.Affirms(policy) {
 			return fmt.Errorf("status %s: %s", result.Appraisal.Status, result.Appraisal.Verdict.Error)
 		}
 		return nil

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,9 +25,12 @@ type Result struct {
 	Evidence  *Evidence // what the evidence proved; nil unless it is genuine
 }
 
-// Affirming reports whether the verifier affirms the evidence: it is genuine, a policy accepts it, and no
-// trustworthiness claim warns. It is false for nil.
-func (r *Result) Affirming() bool { return r != nil && r.Appraisal.Status == Affirming }
+// Affirms reports whether the verifier affirms the evidence by the named policy, and by that one only: it is genuine, the
+// policy accepts it, and no trustworthiness claim warns. The name is needed because whoever asked for the result chose the
+// policy, and may have chosen one that accepts code of its own. It is false for nil and for an empty name.
+func (r *Result) Affirms(policyID string) bool {
+	return r != nil && policyID != "" && r.Appraisal.Status == Affirming && slices.Equal(r.Appraisal.PolicyIDs, []string{policyID})
+}
 
 // Verify checks a token against trusted keys, at the instant now, for the nonce that the caller chose: nil demands a token
 // without one. Any doubt is an error, and a result beside it is nil. A nonce that matches proves that the result was made

@@ -368,6 +368,9 @@ func TestRequestChecks(t *testing.T) {
 		{AttestRequest{Quote: make([]byte, MaxQuote+1)}, ErrTooLarge},
 		{AttestRequest{Quote: []byte{1}, Collateral: make([]byte, MaxCollateral+1)}, ErrTooLarge},
 		{AttestRequest{Quote: []byte{1}, Constraint: big}, ErrTooLarge},
+		{AttestRequest{Quote: []byte{1}, Nonce: make(Nonce, 8)}, nil},
+		{AttestRequest{Quote: []byte{1}, Nonce: Nonce{}}, ErrMalformed},
+		{AttestRequest{Quote: []byte{1}, Nonce: make(Nonce, 65)}, ErrMalformed},
 	}
 	for i, c := range attest {
 		if err := c.req.Check(); !errors.Is(err, c.want) {

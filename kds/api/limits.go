@@ -8,6 +8,8 @@ const (
 	MaxPurpose    = 32       // bytes of a purpose
 	MaxQuote      = 64 << 10 // bytes of a raw quote
 	MaxCollateral = 64 << 10 // bytes of a marshalled collateral bundle; it must fit one replicated entry
+	MinNonce      = 8        // bytes of a nonce, the bounds of EAT attestation results
+	MaxNonce      = 64
 
 	MaxKeyBody    = 16 << 10  // JSON body of a key or public key request
 	MaxAttestBody = 256 << 10 // JSON body of an attest request: quote and bundle in base64, and a constraint

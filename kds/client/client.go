@@ -120,17 +120,20 @@ func (c *Client) PublicKey(ctx context.Context, req api.PublicKeyRequest) (api.P
 	return reply, nil
 }
 
-// Attest asks for a verdict on someone's quote. That the verdict is negative is not an error: see Verdict.OK.
+// Attest asks for a verdict on someone's quote. That the verdict is negative is not an error: see Verdict.OK. Its token has
+// been verified and says the same; it may be shown to others, who check it with a TokenVerifier.
 func (c *Client) Attest(ctx context.Context, req api.AttestRequest) (api.Verdict, error) {
 	if err := req.Check(); err != nil {
 		return api.Verdict{}, err
 	}
+	if req.Constraint != "" {
+		if _, err := policy.ParseConstraint(req.Constraint); err != nil {
+			return api.Verdict{}, err
+		}
+	}
 	var reply api.Verdict
 	err := c.do(ctx, call{http.MethodPost, "/v1/attest", req, &reply, func(epoch uint64) error {
-		if reply.ClusterID != c.cfg.ClusterID || reply.Epoch < epoch {
-			return fmt.Errorf("verdict of cluster %s, epoch %d", reply.ClusterID, reply.Epoch)
-		}
-		return nil
+		return c.checkVerdict(&reply, &req, epoch)
 	}})
 	if err != nil {
 		return api.Verdict{}, err

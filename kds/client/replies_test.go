@@ -4,7 +4,9 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/claviger/claviger/attest/ear"
 	"github.com/claviger/claviger/enclave"
 	"github.com/claviger/claviger/enclave/sim"
 	"github.com/claviger/claviger/kds/api"
@@ -112,12 +114,21 @@ func TestWrongDescriptions(t *testing.T) {
 	verdicts := map[string]func(*api.Verdict){
 		"another cluster": func(v *api.Verdict) { v.ClusterID[0] ^= 1 },
 		"old epoch":       func(v *api.Verdict) { v.Epoch = 4 },
+		"no token":        func(v *api.Verdict) { v.Token = "" },
+		"token changed":   func(v *api.Verdict) { v.Token = v.Token[:len(v.Token)-4] + "AAAA" },
+		"other verdict":   func(v *api.Verdict) { v.OK = false },
+		"other code":      func(v *api.Verdict) { v.Code = api.CodePolicyDenied },
+		"other status":    func(v *api.Verdict) { v.Status = "OutOfDate" },
+		"other epoch":     func(v *api.Verdict) { v.Epoch++ },
+		"no time":         func(v *api.Verdict) { v.Time = time.Time{} },
+		"old":             func(v *api.Verdict) { v.Time = v.Time.Add(ear.DefaultLifetime) },
 	}
 	for name, change := range verdicts {
 		t.Run("verdict/"+name, func(t *testing.T) {
 			inSite(t, func(s *site) {
 				s.node("a:1").service.verdict = change
-				if v, err := s.client([]string{"a:1"}).Attest(s.Context(), api.AttestRequest{Quote: []byte{1}}); !errors.Is(err, ErrReply) || v.OK {
+				req := api.AttestRequest{Quote: []byte{1}, Nonce: api.Nonce("a nonce of ours"), Constraint: keyRequest.Constraint}
+				if v, err := s.client([]string{"a:1"}).Attest(s.Context(), req); !errors.Is(err, ErrReply) || v.OK || v.Token != "" {
 					s.Errorf("got %v", err)
 				}
 			})

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/attest/ear"
 	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/enclave"
 	"github.com/claviger/claviger/enclave/sim"
@@ -410,12 +411,55 @@ func (s *service) PublicKey(ctx context.Context, req api.PublicKeyRequest) (api.
 	return reply, nil
 }
 
+// Attest answers for a TD that satisfies every constraint, with a token of the cluster's.
 func (s *service) Attest(ctx context.Context, req api.AttestRequest) (api.Verdict, error) {
-	v := api.Verdict{OK: true, Status: "UpToDate", ClusterID: s.cluster.id, Epoch: s.epoch, Time: instant}
+	v := api.Verdict{OK: true, Status: "UpToDate", ClusterID: s.cluster.id, Epoch: s.epoch, Time: instant, Constraint: req.Constraint}
+	var err error
+	if v.Token, err = s.cluster.token(req, s.epoch); err != nil {
+		return api.Verdict{}, err
+	}
 	if s.verdict != nil {
 		s.verdict(&v)
 	}
 	return v, s.enter(ctx)
+}
+
+// token issues the result for a TD. The changes are lies of the cluster's, or faults.
+func (c cluster) token(req api.AttestRequest, epoch uint64, changes ...func(*attest.Claims, *ear.Statement)) (string, error) {
+	claims := attest.Claims{TEE: attest.TDX, TDX: &attest.TDXClaims{TDAttributes: [8]byte{3: 0x10}}, Root: world().Root()}
+	claims.TCB.Status = attest.StatusUpToDate
+	if req.ReportData != nil {
+		claims.ReportData = *req.ReportData
+	}
+	st := ear.Statement{
+		Issuer: api.ClusterURN(c.id), Verifier: ear.VerifierID{Developer: "d", Build: "b"}, IssuedAt: instant,
+		Expires: instant.Add(ear.DefaultLifetime), Nonce: req.Nonce,
+	}
+	for _, change := range changes {
+		change(&claims, &st)
+	}
+	var said ear.Policy
+	if req.Constraint != "" {
+		id, err := api.PolicyURN(req.Constraint)
+		if err != nil {
+			return "", err
+		}
+		said = ear.Policy{ID: id, Accepted: true, Executables: ear.ApprovedAtBoot}
+	}
+	var err error
+	if st.Appraisal, err = ear.Appraise(claims, said); err != nil {
+		return "", err
+	}
+	st.Appraisal.Verdict.Epoch, st.Appraisal.Verdict.Constraint = epoch, req.Constraint
+	return ear.Issue(c.identity, st)
+}
+
+func (s *service) KeySet(ctx context.Context) (api.KeySet, error) {
+	v, err := NewTokenVerifier(s.cluster.id, s.cluster.manifest, s.cluster.identity.Public())
+	if err != nil {
+		return api.KeySet{}, err
+	}
+	return v.KeySet(), s.enter(ctx)
 }
 
 func (s *service) Cluster(ctx context.Context) (api.Cluster, error) {

@@ -22,6 +22,7 @@ type Service interface {
 	PublicKey(ctx context.Context, req api.PublicKeyRequest) (api.PublicKeyReply, error)
 	Attest(ctx context.Context, req api.AttestRequest) (api.Verdict, error)
 	Cluster(ctx context.Context) (api.Cluster, error)
+	KeySet(ctx context.Context) (api.KeySet, error)
 }
 
 // Public is the whole list of endpoints that answer a client without evidence. They reveal no secret.
@@ -30,6 +31,7 @@ var Public = []string{
 	"POST /v1/attest",
 	"POST /v1/keys/public",
 	"GET /v1/openapi.json",
+	"GET /.well-known/jwks.json",
 }
 
 // DefaultTimeout bounds one request where Config does not.
@@ -58,6 +60,7 @@ func (r route) name() string { return r.method + " " + r.path }
 var routes = []route{
 	{http.MethodGet, "/v1/cluster", 0, (*handler).cluster},
 	{http.MethodGet, "/v1/openapi.json", 0, (*handler).openAPI},
+	{http.MethodGet, "/.well-known/jwks.json", 0, (*handler).keySet},
 	{http.MethodPost, "/v1/attest", api.MaxAttestBody, (*handler).attest},
 	{http.MethodPost, "/v1/keys", api.MaxKeyBody, (*handler).release},
 	{http.MethodPost, "/v1/keys/public", api.MaxKeyBody, (*handler).publicKey},
@@ -171,6 +174,10 @@ func evidence(ctx context.Context) (api.Evidence, error) {
 
 func (h *handler) cluster(r *http.Request, _ []byte) (any, error) {
 	return h.service.Cluster(r.Context())
+}
+
+func (h *handler) keySet(r *http.Request, _ []byte) (any, error) {
+	return h.service.KeySet(r.Context())
 }
 
 func (h *handler) release(r *http.Request, body []byte) (any, error) {

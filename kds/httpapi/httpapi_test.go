@@ -62,6 +62,10 @@ func (f *fake) Cluster(ctx context.Context) (api.Cluster, error) {
 	return api.Cluster{Epoch: 4}, f.called(ctx, "cluster")
 }
 
+func (f *fake) KeySet(ctx context.Context) (api.KeySet, error) {
+	return api.KeySet{Keys: []api.JSONWebKey{{KeyType: "OKP", KeyID: "thumbprint"}}}, f.called(ctx, "keyset")
+}
+
 // logs collects what the handler logs.
 type logs struct {
 	mu sync.Mutex
@@ -138,6 +142,7 @@ func TestServes(t *testing.T) {
 		{"POST", "/v1/keys/public", keyBody, `"public_key":"AQ=="`},
 		{"POST", "/v1/keys", keyBody, `"key":"azN5"`},
 		{"GET", "/v1/openapi.json", "", `"openapi"`},
+		{"GET", "/.well-known/jwks.json", "", `{"keys":[{"kty":"OKP",`},
 	}
 	for _, tt := range tests {
 		w := s.ask(tt.method, tt.path, tt.body, &attested)
@@ -217,6 +222,9 @@ func TestBadRequests(t *testing.T) {
 		"body over limit":   {"POST", "/v1/keys", strings.Repeat(" ", api.MaxKeyBody) + keyBody, 413, api.CodeTooLarge},
 		"attest over limit": {"POST", "/v1/attest", strings.Repeat(" ", api.MaxAttestBody+1), 413, api.CodeTooLarge},
 		"empty quote":       {"POST", "/v1/attest", `{"quote":""}`, 400, api.CodeBadRequest},
+		"unpadded nonce":    {"POST", "/v1/attest", `{"quote":"AA==","nonce":"AAAAAAAAAAA"}`, 400, api.CodeBadRequest},
+		"short nonce":       {"POST", "/v1/attest", `{"quote":"AA==","nonce":"AAAA"}`, 400, api.CodeBadRequest},
+		"body for the keys": {"GET", "/.well-known/jwks.json", `x`, 413, api.CodeTooLarge},
 		"deep nesting":      {"POST", "/v1/attest", strings.Repeat("[", 9000), 400, api.CodeBadRequest},
 		"body on GET":       {"GET", "/v1/cluster", `x`, 413, api.CodeTooLarge},
 		"query":             {"GET", "/v1/cluster?verbose=1", ``, 400, api.CodeBadRequest},
@@ -398,6 +406,7 @@ func TestOpenAPI(t *testing.T) {
 		"KeyRequest": api.KeyRequest{}, "KeyReply": api.KeyReply{}, "PublicKeyReply": api.PublicKeyReply{}, "Receipt": api.Receipt{},
 		"AttestRequest": api.AttestRequest{}, "Verdict": api.Verdict{}, "Cluster": api.Cluster{}, "Member": api.Member{},
 		"Problem": api.Problem{}, "Failure": api.Failure{}, "Leader": api.Leader{}, "Version": api.Version{},
+		"KeySet": api.KeySet{}, "JSONWebKey": api.JSONWebKey{},
 	} {
 		want := jsonFields(v)
 		var got []string
