@@ -37,7 +37,7 @@
 // # HTTP
 //
 // [ConfigureServer] prepares an http.Server for the listeners of both modes, in HTTP/1.1 and HTTP/2; [Dialer] and
-// [KeyBoundDialer] have an http.Transport each. [RequireChannelBound] keeps handlers for proved channels.
+// [KeyBoundDialer] have a [Transport] each. [RequireChannelBound] keeps handlers for proved channels.
 //
 // DESIGN.md has the formats, their sources, and what each mode does not stop.
 package ratls

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -88,40 +89,64 @@ func RequireChannelBound(h http.Handler) http.Handler {
 	})
 }
 
-// HTTP1Transport returns an http.RoundTripper that sends HTTP/1.1 over attested channels, one request at a time on each, for
-// https URLs. The server is proved by d.Config alone: the URL's host name is where to connect, and proves nothing. A
-// connection is proved once, when it is opened; CloseIdleConnections makes the next request prove the server anew.
-func (d *Dialer) HTTP1Transport() *http.Transport {
-	t := transport(d.DialContext)
-	t.Protocols.SetHTTP1(true)
+// Transport is an http.RoundTripper over attested connections, for https URLs. The server is proved by the dialer's
+// configuration alone: the URL's host name is where to connect, and proves nothing. A connection is proved once, when it is
+// opened; see Renew. It is safe for concurrent use.
+type Transport struct {
+	make    func() *http.Transport
+	current atomic.Pointer[http.Transport]
+}
+
+func newTransport(dial func(ctx context.Context, network, addr string) (net.Conn, error), set func(*http.Protocols)) *Transport {
+	t := &Transport{make: func() *http.Transport {
+		protocols := new(http.Protocols)
+		set(protocols)
+		return pool(dial, protocols)
+	}}
+	t.current.Store(t.make())
 	return t
 }
 
-// HTTP2Transport is HTTP1Transport with HTTP/2: all requests to one address share a connection. The server must be prepared
-// as ConfigureServer does it; there is no fallback to HTTP/1.1.
-func (d *Dialer) HTTP2Transport() *http.Transport {
-	t := transport(d.DialContext)
-	t.Protocols.SetUnencryptedHTTP2(true) // unencrypted to net/http, which does not know that there is TLS below
-	return t
+// RoundTrip sends a request; see http.RoundTripper.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	return t.current.Load().RoundTrip(req)
 }
 
-// HTTPTransport returns an http.RoundTripper that sends HTTP over key-bound connections, for https URLs: HTTP/2 where the
-// server and the configuration's NextProtos agree on it, HTTP/1.1 else.
-func (d *KeyBoundDialer) HTTPTransport() *http.Transport {
-	t := transport(d.DialContext)
-	t.Protocols.SetHTTP1(true)
-	t.Protocols.SetHTTP2(true)
-	return t
+// Renew gives up every connection: requests that begin after it returns go over connections that are proved after it was
+// called. Requests under way finish. CloseIdleConnections would not do: it leaves busy connections in the pool, and one
+// HTTP/2 connection can stay busy for ever.
+func (t *Transport) Renew() { t.current.Swap(t.make()).CloseIdleConnections() }
+
+// CloseIdleConnections is for http.Client's method of that name: it frees what is not in use.
+func (t *Transport) CloseIdleConnections() { t.current.Load().CloseIdleConnections() }
+
+// HTTP1Transport sends HTTP/1.1 over attested channels, one request at a time on each.
+func (d *Dialer) HTTP1Transport() *Transport {
+	return newTransport(d.DialContext, func(p *http.Protocols) { p.SetHTTP1(true) })
 }
 
-func transport(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+// HTTP2Transport sends HTTP/2 over attested channels: all requests to one address share a connection. The server must be
+// prepared as ConfigureServer does it; there is no fallback to HTTP/1.1.
+func (d *Dialer) HTTP2Transport() *Transport {
+	// Unencrypted to net/http, which does not know that there is TLS below.
+	return newTransport(d.DialContext, func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) })
+}
+
+// HTTPTransport sends HTTP over key-bound connections: HTTP/2 where the server and the configuration's NextProtos agree on
+// it, HTTP/1.1 else.
+func (d *KeyBoundDialer) HTTPTransport() *Transport {
+	return newTransport(d.DialContext, func(p *http.Protocols) { p.SetHTTP1(true); p.SetHTTP2(true) })
+}
+
+// pool is a transport whose connections are attested, whatever the URL says.
+func pool(dial func(ctx context.Context, network, addr string) (net.Conn, error), protocols *http.Protocols) *http.Transport {
 	return &http.Transport{
 		// No Proxy: the host's environment must not choose one.
 		DialTLSContext: dial,
 		DialContext: func(_ context.Context, _, addr string) (net.Conn, error) {
 			return nil, fmt.Errorf("%w: %s", ErrPlainHTTP, addr)
 		},
-		Protocols:              new(http.Protocols),
+		Protocols:              protocols,
 		HTTP2:                  http2Config(),
 		DisableCompression:     true, // sizes of compressed secrets speak
 		MaxIdleConns:           64,

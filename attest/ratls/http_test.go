@@ -42,6 +42,12 @@ func serveHTTP(t *testing.T, l net.Listener) *http.Server {
 		w.Header().Set("X-Big", strings.Repeat("x", 2*MaxHTTPHeader))
 	})
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+	mux.HandleFunc("/stream", func(w http.ResponseWriter, r *http.Request) {
+		c := http.NewResponseController(w)
+		c.EnableFullDuplex()
+		c.Flush()
+		io.Copy(w, r.Body)
+	})
 	s := &http.Server{Handler: mux}
 	ConfigureServer(s)
 	go s.Serve(l)
@@ -93,9 +99,33 @@ func TestHTTPVersions(t *testing.T) {
 	if conns.Load() != 1 {
 		t.Errorf("%d connections for 17 requests", conns.Load())
 	}
-	transport.CloseIdleConnections()
-	if get(t, transport, url); conns.Load() != 2 {
-		t.Errorf("after CloseIdleConnections: %d connections, want a second", conns.Load())
+}
+
+// After Renew every request goes over a connection that was proved since, even while the old one is busy; and what is under
+// way finishes.
+func TestRenew(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	l := NewListener(loopback(t), serverConfig(b, "node"))
+	serveHTTP(t, l)
+	url := "https://" + l.Addr().String()
+	for name, of := range map[string]func(*Dialer) *Transport{"HTTP/1.1": (*Dialer).HTTP1Transport, "HTTP/2": (*Dialer).HTTP2Transport} {
+		d := &Dialer{Config: clientConfig(b, "app")}
+		conns, transport := counted(d), of(d)
+		body, feed := io.Pipe()
+		res, err := transport.RoundTrip(must(http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/stream", body)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		transport.Renew()
+		if get(t, transport, url); conns.Load() != 2 {
+			t.Errorf("%s: %d connections after Renew, want a second", name, conns.Load())
+		}
+		go func() { feed.Write([]byte("late")); feed.Close() }()
+		if got, err := io.ReadAll(res.Body); err != nil || string(got) != "late" {
+			t.Errorf("%s: the request under way got %q, %v", name, got, err)
+		}
+		res.Body.Close()
 	}
 }
 
@@ -106,7 +136,7 @@ func TestPlainURLs(t *testing.T) {
 	d := &Dialer{Config: clientConfig(b, "app")}
 	k := must(NewKeyBoundDialer(t.Context(), keyConfig(b, "app")))
 	plain := loopback(t)
-	for name, transport := range map[string]*http.Transport{"HTTP/1.1": d.HTTP1Transport(), "HTTP/2": d.HTTP2Transport(), "key-bound": k.HTTPTransport()} {
+	for name, transport := range map[string]*Transport{"HTTP/1.1": d.HTTP1Transport(), "HTTP/2": d.HTTP2Transport(), "key-bound": k.HTTPTransport()} {
 		if _, err := (&http.Client{Transport: transport}).Get("http://" + plain.Addr().String()); !errors.Is(err, ErrPlainHTTP) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -121,7 +151,7 @@ func TestHTTPHeaderBounds(t *testing.T) {
 	serveHTTP(t, l)
 	url := "https://" + l.Addr().String()
 	d := &Dialer{Config: clientConfig(b, "app")}
-	for name, transport := range map[string]*http.Transport{"HTTP/1.1": d.HTTP1Transport(), "HTTP/2": d.HTTP2Transport()} {
+	for name, transport := range map[string]*Transport{"HTTP/1.1": d.HTTP1Transport(), "HTTP/2": d.HTTP2Transport()} {
 		t.Cleanup(transport.CloseIdleConnections)
 		client := &http.Client{Transport: transport}
 		if res, err := client.Get(url + "/big"); err == nil {
@@ -226,7 +256,7 @@ func TestHTTPTrace(t *testing.T) {
 	l := NewListener(loopback(t), serverConfig(b, "node"))
 	serveHTTP(t, l)
 	d := &Dialer{Config: clientConfig(b, "app")}
-	for name, transport := range map[string]*http.Transport{"HTTP/1.1": d.HTTP1Transport(), "HTTP/2": d.HTTP2Transport()} {
+	for name, transport := range map[string]*Transport{"HTTP/1.1": d.HTTP1Transport(), "HTTP/2": d.HTTP2Transport()} {
 		t.Cleanup(transport.CloseIdleConnections)
 		for range 2 { // a new connection and a pooled one
 			var peer Peer

@@ -299,10 +299,11 @@ func TestKeyBoundTLSConfigs(t *testing.T) {
 	}
 }
 
-func get(t *testing.T, transport *http.Transport, url string) string {
+func get(t *testing.T, transport http.RoundTripper, url string) string {
 	t.Helper()
-	t.Cleanup(transport.CloseIdleConnections)
-	res, err := (&http.Client{Transport: transport}).Get(url)
+	client := &http.Client{Transport: transport}
+	t.Cleanup(client.CloseIdleConnections)
+	res, err := client.Get(url)
 	if err != nil {
 		t.Fatal(err)
 	}
