@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/client"
 )
 
 func clusterCommand(s *cli.Streams) *cobra.Command {
@@ -27,21 +29,13 @@ list of members is what the answering node believes.`,
 			if err != nil {
 				return err
 			}
-			ctx, cancel, err := cluster.bounded(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer cancel()
-			c, err := t.client(nil)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			reply, err := c.Cluster(ctx)
-			if err != nil {
-				return err
-			}
-			return s.Print(reply, func(w io.Writer) { writeCluster(w, reply) })
+			return cluster.call(cmd.Context(), t, nil, func(ctx context.Context, c *client.Client) error {
+				reply, err := c.Cluster(ctx)
+				if err != nil {
+					return err
+				}
+				return s.Print(reply, func(w io.Writer) { writeCluster(w, reply) })
+			})
 		},
 	}
 	cluster.register(cmd.Flags())

@@ -76,6 +76,21 @@ func (t *target) client(tee enclave.TEE) (*client.Client, error) {
 	return client.New(config)
 }
 
+// call uses a client of the target within the timeout of the flags.
+func (f *clusterFlags) call(ctx context.Context, t *target, tee enclave.TEE, use func(context.Context, *client.Client) error) error {
+	ctx, cancel, err := f.bounded(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	c, err := t.client(tee)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return use(ctx, c)
+}
+
 // bounded returns a context that ends after the timeout of the flags.
 func (f *clusterFlags) bounded(ctx context.Context) (context.Context, context.CancelFunc, error) {
 	if f.timeout <= 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/enclave/secret"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/client"
 	"github.com/claviger/claviger/kds/derive"
 	"github.com/claviger/claviger/policy"
 )
@@ -45,6 +47,20 @@ func (f *keyFlags) check() error {
 		return &cli.UsageError{Err: err}
 	}
 	return nil
+}
+
+// checkPublic is check for a public half, which has no image to take the constraint from.
+func (f *keyFlags) checkPublic(asAge bool) error {
+	if asAge && f.purpose == "" {
+		f.purpose = derive.Age.String()
+	}
+	if asAge && f.purpose != derive.Age.String() {
+		return cli.Usagef("--age needs purpose age, not %s", f.purpose)
+	}
+	if f.constraint == "" {
+		return cli.Usagef("--constraint is missing: say which code shall hold the private half")
+	}
+	return f.check()
 }
 
 func (f *keyFlags) request() api.KeyRequest {
@@ -96,22 +112,14 @@ and nothing else gets it. Real enclaves do the same through the Go package kds/c
 			if err := key.check(); err != nil {
 				return err
 			}
-			ctx, cancel, err := cluster.bounded(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer cancel()
-			c, err := t.client(tee)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			k, reply, err := c.Key(ctx, key.request())
-			if err != nil {
-				return err
-			}
-			defer k.Destroy()
-			return printDerived(s, k, reply)
+			return cluster.call(cmd.Context(), t, tee, func(ctx context.Context, c *client.Client) error {
+				k, reply, err := c.Key(ctx, key.request())
+				if err != nil {
+					return err
+				}
+				defer k.Destroy()
+				return printDerived(s, k, reply)
+			})
 		},
 	}
 	cluster.register(cmd.Flags())
@@ -167,37 +175,20 @@ identity key and verified here. With --age it is an ordinary age recipient.`,
   age -r "$(claviger key public --sim tour/world.json --constraint "C:$MRENCLAVE" --name inbox --age)" <plain >sealed.age`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if asAge && key.purpose == "" {
-				key.purpose = derive.Age.String()
-			}
-			if asAge && key.purpose != derive.Age.String() {
-				return cli.Usagef("--age needs purpose age, not %s", key.purpose)
-			}
-			if key.constraint == "" {
-				return cli.Usagef("--constraint is missing: say which code shall hold the private half")
-			}
-			if err := key.check(); err != nil {
+			if err := key.checkPublic(asAge); err != nil {
 				return err
 			}
 			t, err := cluster.open()
 			if err != nil {
 				return err
 			}
-			ctx, cancel, err := cluster.bounded(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer cancel()
-			c, err := t.client(nil)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			reply, err := c.PublicKey(ctx, key.publicRequest())
-			if err != nil {
-				return err
-			}
-			return printPublic(s, reply, asAge)
+			return cluster.call(cmd.Context(), t, nil, func(ctx context.Context, c *client.Client) error {
+				reply, err := c.PublicKey(ctx, key.publicRequest())
+				if err != nil {
+					return err
+				}
+				return printPublic(s, reply, asAge)
+			})
 		},
 	}
 	cluster.register(cmd.Flags())
