@@ -22,6 +22,10 @@ type Dialer struct {
 
 // DialContext connects to addr and attests. The returned connection is a *Conn.
 func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return DialFunc(d.dial).dial(ctx, network, addr)
+}
+
+func (d *Dialer) dial(ctx context.Context, network, addr string) (*Conn, error) {
 	d.once.Do(func() {
 		if d.err = d.Config.check(RoleClient); d.err == nil {
 			d.leaf, d.err = newLeaf(d.Config.Key)
@@ -34,11 +38,7 @@ func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Con
 	if err != nil {
 		return nil, err
 	}
-	c, err := run(ctx, conn, d.Config, RoleClient, d.leaf)
-	if err != nil {
-		return nil, err // not c: a nil *Conn in the interface would look like a connection
-	}
-	return c, nil
+	return run(ctx, conn, d.Config, RoleClient, d.leaf)
 }
 
 func dialNet(ctx context.Context, dial func(ctx context.Context, network, addr string) (net.Conn, error), network, addr string) (net.Conn, error) {

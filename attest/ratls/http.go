@@ -120,17 +120,35 @@ func (t *Transport) Renew() { t.current.Swap(t.make()).CloseIdleConnections() }
 // CloseIdleConnections is for http.Client's method of that name: it frees what is not in use.
 func (t *Transport) CloseIdleConnections() { t.current.Load().CloseIdleConnections() }
 
-// HTTP1Transport sends HTTP/1.1 over attested channels, one request at a time on each.
-func (d *Dialer) HTTP1Transport() *Transport {
-	return newTransport(d.DialContext, func(p *http.Protocols) { p.SetHTTP1(true) })
+// DialFunc opens a channel. It is for callers that configure each one anew, as a client does that learns of its servers
+// as it goes; a Dialer is for one configuration. That it returns a *Conn keeps other connections out.
+type DialFunc func(ctx context.Context, network, addr string) (*Conn, error)
+
+func (f DialFunc) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	c, err := f(ctx, network, addr)
+	if err != nil {
+		return nil, err // not c: a nil *Conn in the interface would look like a connection
+	}
+	return c, nil
 }
 
-// HTTP2Transport sends HTTP/2 over attested channels: all requests to one address share a connection. The server must be
-// prepared as ConfigureServer does it; there is no fallback to HTTP/1.1.
-func (d *Dialer) HTTP2Transport() *Transport {
-	// Unencrypted to net/http, which does not know that there is TLS below.
-	return newTransport(d.DialContext, func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) })
+// HTTP1Transport sends HTTP/1.1 over channels that f opens, one request at a time on each.
+func (f DialFunc) HTTP1Transport() *Transport {
+	return newTransport(f.dial, func(p *http.Protocols) { p.SetHTTP1(true) })
 }
+
+// HTTP2Transport sends HTTP/2 over channels that f opens: all requests to one address share a connection. The server must be
+// prepared as ConfigureServer does it; there is no fallback to HTTP/1.1.
+func (f DialFunc) HTTP2Transport() *Transport {
+	// Unencrypted to net/http, which does not know that there is TLS below.
+	return newTransport(f.dial, func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) })
+}
+
+// HTTP1Transport is DialFunc's, over channels of d.Config.
+func (d *Dialer) HTTP1Transport() *Transport { return DialFunc(d.dial).HTTP1Transport() }
+
+// HTTP2Transport is DialFunc's, over channels of d.Config.
+func (d *Dialer) HTTP2Transport() *Transport { return DialFunc(d.dial).HTTP2Transport() }
 
 // HTTPTransport sends HTTP over key-bound connections: HTTP/2 where the server and the configuration's NextProtos agree on
 // it, HTTP/1.1 else.
