@@ -27,6 +27,9 @@ type PlatformConfig struct {
 	Name string
 	// FMSPC is the platform family that collateral is issued for; zero means DefaultFMSPC.
 	FMSPC [6]byte
+	// PCEID is the provisioning certification enclave that the PCK certificate names. Collateral is for the zero one, so a
+	// platform with another has none.
+	PCEID [2]byte
 	// CA issues the PCK certificate; empty means PlatformCA.
 	CA CA
 	// TCB is the status that the platform evaluates to under the collateral in force when it is made; empty means
@@ -47,6 +50,7 @@ type Platform struct {
 	pki    *PKI
 	name   string
 	fmspc  [6]byte
+	pceID  [2]byte
 	ca     CA
 	ppid   [16]byte
 	dials  dials
@@ -66,7 +70,7 @@ func (p *PKI) Platform(config PlatformConfig) (*Platform, error) {
 	if len(config.Name) == 0 || len(config.Name) > MaxName {
 		return nil, fmt.Errorf("%w: platform name has %d bytes, want 1 to %d", ErrConfig, len(config.Name), MaxName)
 	}
-	m := &Platform{pki: p, name: config.Name, fmspc: config.FMSPC, ca: config.CA}
+	m := &Platform{pki: p, name: config.Name, fmspc: config.FMSPC, pceID: config.PCEID, ca: config.CA}
 	if m.fmspc == [6]byte{} {
 		m.fmspc = DefaultFMSPC
 	}
@@ -172,7 +176,7 @@ func (m *Platform) extension() ([]byte, error) {
 	}
 	tcb = append(tcb, attribute{oid(2, 17), pceSVN}, attribute{oid(2, 18), comps[:]})
 	list := []attribute{
-		{oid(1), m.ppid[:]}, {oid(2), tcb}, {oid(3), []byte{0, 0}}, {oid(4), m.fmspc[:]}, {oid(5), asn1.Enumerated(0)},
+		{oid(1), m.ppid[:]}, {oid(2), tcb}, {oid(3), m.pceID[:]}, {oid(4), m.fmspc[:]}, {oid(5), asn1.Enumerated(0)},
 	}
 	if m.ca == PlatformCA {
 		instance, err := m.pki.derive(16, "instance", m.name)
