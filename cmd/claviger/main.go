@@ -45,6 +45,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.`,
 		simCommand(s),
 		clusterCommand(s),
 		keyCommand(s),
+		attestCommand(s),
 		fnCommand(s),
 		versionCommand(s),
 	)

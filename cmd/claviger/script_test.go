@@ -37,6 +37,7 @@ func TestScripts(t *testing.T) {
 			"evidence": evidence, "mangle": mangle, "json": checkJSON, "code": checkCode,
 			"freeport": freePort, "await": awaitFile, "awaitport": awaitPort, "samekey": sameKey,
 			"constraint": constraintOf, "agematch": ageMatch,
+			"simquote": simQuote, "tokennonce": tokenNonce, "jwtlib": jwtLibrary,
 		},
 	})
 }
