@@ -170,16 +170,14 @@ func (v *Verifier) verifyCollateral(c *Collateral, chain *pck.Chain, now time.Ti
 
 // matches says whether the documents are those for the quote's TEE and platform.
 func (s *collateralSet) matches(q *Quote, chain *pck.Chain) error {
-	wantInfo, wantQE := tcb.SGX, tcb.QE
+	want := tcb.SGX
 	if q.TEE() == TDX {
-		wantInfo, wantQE = tcb.TDX, tcb.TDQE
+		want = tcb.TDX
 	}
 	ext := chain.Extensions()
 	switch {
-	case s.info.ID != wantInfo:
-		return fmt.Errorf("%w: TCB info is for %s, the quote is from %s", ErrMismatch, s.info.ID, wantInfo)
-	case s.identity.ID != wantQE:
-		return fmt.Errorf("%w: QE identity is of %s, the quote is signed by %s", ErrMismatch, s.identity.ID, wantQE)
+	case s.info.ID != want: // the QE identity is of the same TEE as the TCB info, see openDocuments
+		return fmt.Errorf("%w: TCB info is for %s, the quote is from %s", ErrMismatch, s.info.ID, want)
 	case s.info.FMSPC != ext.FMSPC:
 		return fmt.Errorf("%w: TCB info is for FMSPC %x, the platform has %x", ErrMismatch, s.info.FMSPC, ext.FMSPC)
 	case s.info.PCEID != ext.PCEID:
