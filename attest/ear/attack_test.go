@@ -236,6 +236,38 @@ func TestPayloadAttacks(t *testing.T) {
 	}
 }
 
+// The same for claims about a TD.
+func TestPayloadAttacksTDX(t *testing.T) {
+	t.Parallel()
+	s, k := newSigner(1), keys(t, newSigner(1))
+	token := must[string](t)(Issue(s, statement(t, tdxClaims(attest.StatusUpToDate), accepted)))
+	parts := strings.Split(token, ".")
+	raw, _ := base64.RawURLEncoding.DecodeString(parts[1])
+	header, _ := base64.RawURLEncoding.DecodeString(parts[0])
+	zeros := strings.Repeat("00", 48)
+	for name, e := range map[string]struct{ from, to string }{
+		"no MRTD":            {`"mrtd"`, `"MRTD"`},
+		"three RTMRs":        {`"rtmr":["` + zeros + `",`, `"rtmr":[`},
+		"five RTMRs":         {`"rtmr":[`, `"rtmr":["` + zeros + `",`},
+		"RTMR cut":           {`"rtmr":["00`, `"rtmr":["`},
+		"no attributes":      {`"td_attributes"`, `"attributes"`},
+		"no report":          {`"tdx":{"mr`, `"x":{"mr`},
+		"two reports":        {`"tee":"tdx"`, `"sgx":{},"tee":"tdx"`},
+		"no platform":        {`"platform":{"ca"`, `"x":{"ca"`},
+		"platform not an id": {`"platform":{`, `"platform":{"id":"00","x":{`},
+		"no root":            {`"root":{`, `"x":{`},
+		"root not said":      {`"simulated":false`, `"x":false`},
+		"no TCB":             {`"tcb":{`, `"x":{`},
+		"TEE unknown":        {`"tee":"tdx"`, `"tee":"sev"`},
+	} {
+		bad := strings.Replace(string(raw), e.from, e.to, 1)
+		if bad == string(raw) {
+			t.Errorf("%s: the attack changes nothing", name)
+		}
+		refuse(t, name, forge(s, string(header), bad), k, now, ErrMalformed)
+	}
+}
+
 // A debug enclave never gets a result that a production enclave could have.
 func TestDebugPresentedAsProduction(t *testing.T) {
 	t.Parallel()

@@ -149,6 +149,11 @@ func (r *Result) read(o object) error {
 			return err
 		}
 	}
+	return r.submodule(o, status)
+}
+
+// submodule reads the one submodule, whose status is that of the whole.
+func (r *Result) submodule(o object, status Status) error {
 	submodules, err := o.child("submods")
 	if err != nil {
 		return err
