@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -88,7 +89,7 @@ func (f *attestFlags) run(cmd *cobra.Command, s *cli.Streams) error {
 		return err
 	}
 	defer cancel()
-	if req.Quote, req.Collateral, err = f.evidence(cmd, s, t, req); err != nil {
+	if req.Quote, req.Collateral, err = f.evidence(ctx, s, t, req); err != nil {
 		return err
 	}
 	c, err := t.client(nil)
@@ -105,6 +106,14 @@ func (f *attestFlags) run(cmd *cobra.Command, s *cli.Streams) error {
 			return err
 		}
 	}
+	if err := f.print(s, t, req, verdict); err != nil {
+		return err
+	}
+	return refusalOf(verdict)
+}
+
+// print shows the verdict by its token: what others will see.
+func (f *attestFlags) print(s *cli.Streams, t *target, req api.AttestRequest, verdict api.Verdict) error {
 	keys, err := ear.NewKeys(t.file.IdentityKey)
 	if err != nil {
 		return err
@@ -113,17 +122,13 @@ func (f *attestFlags) run(cmd *cobra.Command, s *cli.Streams) error {
 	if err != nil {
 		return err
 	}
-	err = s.Print(attested{verdict, req.Nonce}, func(w io.Writer) {
+	return s.Print(attested{verdict, req.Nonce}, func(w io.Writer) {
 		writeResult(w, result)
 		rows{w}.add("nonce", "%s", nonceText(req.Nonce))
 		if f.tokenOut != "" {
 			rows{w}.add("token", "%s; check it with 'claviger attest verify %s'", f.tokenOut, f.tokenOut)
 		}
 	})
-	if err != nil {
-		return err
-	}
-	return refusalOf(verdict)
 }
 
 // refusalOf is the error of a negative verdict.
@@ -161,7 +166,7 @@ func (f *attestFlags) request() (api.AttestRequest, error) {
 }
 
 // evidence is the quote in a file, or that of the enclave that this command plays, and collateral for it if there is any.
-func (f *attestFlags) evidence(cmd *cobra.Command, s *cli.Streams, t *target, req api.AttestRequest) (quote, bundle []byte, err error) {
+func (f *attestFlags) evidence(ctx context.Context, s *cli.Streams, t *target, req api.AttestRequest) (quote, bundle []byte, err error) {
 	if f.collateral != "" {
 		if bundle, err = s.ReadFile(f.collateral, api.MaxCollateral); err != nil {
 			return nil, nil, err
@@ -179,7 +184,7 @@ func (f *attestFlags) evidence(cmd *cobra.Command, s *cli.Streams, t *target, re
 	if req.ReportData != nil {
 		reportData = *req.ReportData
 	}
-	ev, err := simworld.Attest(t.world, tee)(cmd.Context(), reportData)
+	ev, err := simworld.Attest(t.world, tee)(ctx, reportData)
 	if err != nil {
 		return nil, nil, err
 	}
