@@ -141,6 +141,7 @@ func TestDaemonConfigurations(t *testing.T) {
 		{"function host: unknown key", "claviger-fn-sim", "fn.yaml", "data: data/fn", "data: data/fn\ncolour: red", "colour"},
 		{"function host: bad engine", "claviger-fn-sim", "fn.yaml", "data: data/fn", "data: data/fn\nengine: jet", "engine"},
 		{"function host: no cluster file", "claviger-fn-sim", "fn.yaml", "", "", "cluster.json does not exist"},
+		{"production: no bolt", "clavigerd", "b.yaml", "sim: {world: world.json, machine: kds-b}", "", "only simulated nodes"},
 		{"production: no simulator", "clavigerd", "b.yaml", "", "", "sim"},
 		{"missing file", "clavigerd", "", "", "", "does not exist"},
 	} {

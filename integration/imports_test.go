@@ -293,9 +293,26 @@ func TestProductionLinksNoSimulator(t *testing.T) {
 				for _, found := range linkedSimulators(deps) {
 					t.Errorf("%s links %s", binary, found)
 				}
+				for _, found := range linkedMappers(deps) {
+					t.Errorf("%s links %s: a database that maps its file has no place in an enclave", binary, found)
+				}
 			})
 		}
 	}
+}
+
+// linkedMappers finds the databases that map their file and follow pointers in it. In an enclave that file is the host's:
+// one changed offset makes the next append read or write wherever the host likes, or crash.
+func linkedMappers(deps []string) []string {
+	var found []string
+	for _, dep := range deps {
+		for _, banned := range []string{"go.etcd.io/bbolt", "github.com/boltdb/bolt", "github.com/hashicorp/raft-boltdb", module + "/raftstore/archive/bolt"} {
+			if dep == banned || strings.HasPrefix(dep, banned+"/") {
+				found = append(found, dep)
+			}
+		}
+	}
+	return found
 }
 
 func linkedSimulators(deps []string) []string {
@@ -366,6 +383,16 @@ func TestLinkedSimulators(t *testing.T) {
 	t.Parallel()
 	got := linkedSimulators([]string{"os", module + "/kds", module + "/enclave/sim", module + "/attest/simpki", module + "/enclave/simple"})
 	if want := []string{"enclave/sim", "attest/simpki"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestLinkedMappers(t *testing.T) {
+	t.Parallel()
+	got := linkedMappers([]string{"os", "github.com/hashicorp/raft", "go.etcd.io/bbolt/internal/common", "github.com/hashicorp/raft-boltdb/v2",
+		module + "/raftstore/archive/bolt", module + "/raftstore/archive/file", "go.etcd.io/bboltish"})
+	want := []string{"go.etcd.io/bbolt/internal/common", "github.com/hashicorp/raft-boltdb/v2", module + "/raftstore/archive/bolt"}
+	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -36,6 +36,7 @@ type config struct {
 func (c *config) Resolve(dir string) error {
 	c.dir = dir
 	c.OperatorKey = cli.Below(dir, c.OperatorKey)
+	c.Archives = map[string]kdsd.Archive{"bolt": simworld.BoltArchive}
 	return c.Config.Resolve(dir)
 }
 

@@ -292,7 +292,6 @@ func TestConfigDenies(t *testing.T) {
 		"genesis and cluster": func(c *Config) { c.Genesis = &Genesis{} },
 		"nobody to join":      func(c *Config) { c.Join = nil },
 		"bad address":         func(c *Config) { c.Join = []string{"nowhere"} },
-		"unknown archive":     func(c *Config) { c.Archive = "tape" },
 		"no data":             func(c *Config) { c.DataDir = "" },
 	} {
 		cfg := good

@@ -22,12 +22,6 @@ import (
 // that took it first.
 const MaxSlots = 9
 
-// The kinds of archive.
-const (
-	ArchiveFile = "file" // raftstore/archive/file, the default
-	ArchiveBolt = "bolt" // raftstore/archive/bolt, for simulated nodes
-)
-
 // ErrConfig wraps every fault of a Config.
 var ErrConfig = errors.New("node: configuration")
 
@@ -62,8 +56,11 @@ type Config struct {
 
 	// DataDir takes the archives, one fresh directory per boot.
 	DataDir string
-	// Archive is ArchiveFile or ArchiveBolt; empty means ArchiveFile.
-	Archive string
+	// Archive makes the archive of this boot below DataDir; nil means
+	// raftstore/archive/file. It is a constructor that the binary chooses and never
+	// a name that a host writes into a file: a database that maps its file, or
+	// follows pointers in it, must not be reachable inside a TEE.
+	Archive func(dataDir string, id raftstore.ServerID) (raftstore.Archive, error)
 
 	Timeouts raftstore.Timeouts
 	// Clock is the host's clock; nil means time.Now. Decisions use the later of it
@@ -109,8 +106,6 @@ func (c *Config) check() error {
 		return fmt.Errorf("%w: slot %.40q: use 1 to %d of a-z, 0-9 and '-'", ErrConfig, c.Slot, api.MaxSlot)
 	case c.DataDir == "":
 		return missing("DataDir")
-	case c.Archive != "" && c.Archive != ArchiveFile && c.Archive != ArchiveBolt:
-		return fmt.Errorf("%w: archive %.20q: use %s or %s", ErrConfig, c.Archive, ArchiveFile, ArchiveBolt)
 	case (c.Genesis != nil) == !c.ClusterID.IsZero():
 		return fmt.Errorf("%w: give either Genesis, to found a cluster, or ClusterID, to join one", ErrConfig)
 	case c.Genesis == nil && len(c.Join) == 0:

@@ -19,7 +19,6 @@ import (
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/state"
 	"github.com/claviger/claviger/raftstore"
-	"github.com/claviger/claviger/raftstore/archive/bolt"
 	"github.com/claviger/claviger/raftstore/archive/file"
 )
 
@@ -366,8 +365,8 @@ func (n *Node) ended(what string, err error) {
 }
 
 func (n *Node) openArchive() (raftstore.Archive, error) {
-	if n.cfg.Archive == ArchiveBolt {
-		return bolt.Create(n.cfg.DataDir, n.boot.id)
+	if n.cfg.Archive != nil {
+		return n.cfg.Archive(n.cfg.DataDir, n.boot.id)
 	}
 	return file.Create(n.cfg.DataDir, n.boot.id)
 }

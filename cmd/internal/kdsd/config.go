@@ -4,10 +4,19 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/claviger/claviger/cmd/internal/daemon"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/raftstore"
 )
+
+const archiveFile = "file"
+
+// Archive makes the archive of one boot below dir.
+type Archive = func(dir string, id raftstore.ServerID) (raftstore.Archive, error)
 
 // Config is the YAML file of a key node. Paths are relative to the file's directory. Every key is listed here; others
 // are refused.
@@ -28,8 +37,10 @@ type Config struct {
 	} `yaml:"advertise"`
 	// Data is the directory of the sealed archives. A boot writes below a fresh directory and never reads an old one.
 	Data string `yaml:"data"`
-	// Archive is the kind of archive: "file" (the default) or "bolt" (for simulated nodes).
+	// Archive is the kind of archive: "file" (the default) or one of those in Archives.
 	Archive string `yaml:"archive"`
+	// Archives are the kinds that the binary offers besides "file". The binary sets it before Resolve; no file can.
+	Archives map[string]Archive `yaml:"-"`
 	// Cluster is the cluster file: --genesis writes it, every other start reads it and joins that cluster.
 	Cluster string `yaml:"cluster"`
 	// Join lists peer addresses to ask for admission, 1 to 64. Not used by --genesis.
@@ -83,12 +94,8 @@ func (c *Config) Resolve(dir string) error {
 			return err
 		}
 	}
-	switch c.Archive {
-	case "":
-		c.Archive = "file"
-	case "file", "bolt":
-	default:
-		return fmt.Errorf("%w: archive %q: write file or bolt", daemon.ErrConfig, c.Archive)
+	if err := c.checkArchive(); err != nil {
+		return err
 	}
 	for _, p := range []struct {
 		key  string
@@ -100,6 +107,23 @@ func (c *Config) Resolve(dir string) error {
 		}
 	}
 	return c.Collateral.Resolve(dir)
+}
+
+// checkArchive refuses a kind that this binary does not offer. Inside a TEE that is bolt above all: it maps its file and
+// follows pointers in it, which belong to the host.
+func (c *Config) checkArchive() error {
+	if c.Archive == "" {
+		c.Archive = archiveFile
+	}
+	if c.Archive == archiveFile || c.Archives[c.Archive] != nil {
+		return nil
+	}
+	why := "there is no such kind"
+	if c.Archive == "bolt" {
+		why = "a database that maps its file has no place in an enclave, so only simulated nodes have it"
+	}
+	return fmt.Errorf("%w: archive %q: %s; write %s", daemon.ErrConfig, c.Archive, why,
+		strings.Join(append([]string{archiveFile}, slices.Sorted(maps.Keys(c.Archives))...), " or "))
 }
 
 // operators decodes the operators' keys. Whether threshold and constraints make sense is checked by the node.

@@ -36,7 +36,7 @@ func Run(ctx context.Context, c *Config, p Platform, genesis bool, log *slog.Log
 		TEE: p.TEE, Root: p.Root, Collateral: p.Collateral, Slot: c.Slot, Join: c.Join,
 		PeerListen: c.Listen.Peer, APIListen: c.Listen.API, AdminListen: c.Listen.Admin,
 		PeerAdvertise: c.Advertise.Peer, APIAdvertise: c.Advertise.API,
-		DataDir: c.Data, Archive: c.Archive, Logger: log,
+		DataDir: c.Data, Archive: c.Archives[c.Archive], Logger: log,
 	}
 	var err error
 	if genesis {

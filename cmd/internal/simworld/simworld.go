@@ -11,6 +11,8 @@ import (
 	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/enclave"
 	"github.com/claviger/claviger/enclave/sim"
+	"github.com/claviger/claviger/raftstore"
+	"github.com/claviger/claviger/raftstore/archive/bolt"
 )
 
 // Config is the sim section of a configuration file.
@@ -83,4 +85,14 @@ func Attest(world *sim.World, tee enclave.TEE) func(context.Context, [64]byte) (
 		bundle, err := collateral.Marshal()
 		return ratls.Evidence{Quote: quote, Collateral: bundle}, err
 	}
+}
+
+// BoltArchive makes a bolt archive below dir. It is here because simulated nodes alone may have one: bbolt maps its file
+// and follows pointers in it, which in a TEE would be the host's.
+func BoltArchive(dir string, id raftstore.ServerID) (raftstore.Archive, error) {
+	a, err := bolt.Create(dir, id)
+	if err != nil {
+		return nil, err // not a nil *bolt.Archive in an interface
+	}
+	return a, nil
 }

@@ -78,7 +78,7 @@ func (c *Cluster) Start(ctx context.Context, slot string) error {
 	config := node.Config{
 		TEE: tee, Root: c.World.Root(), Collateral: c.World.Collateral, Slot: slot,
 		PeerListen: "127.0.0.1:0", APIListen: "127.0.0.1:0", AdminListen: "127.0.0.1:0",
-		DataDir: filepath.Join(c.dir, "kds-"+slot), Archive: node.ArchiveBolt,
+		DataDir: filepath.Join(c.dir, "kds-"+slot), Archive: simworld.BoltArchive,
 		Timeouts: timeouts, Clock: c.World.Now, Logger: c.log,
 	}
 	if before := c.nodes[slot]; before != nil {
