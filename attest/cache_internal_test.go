@@ -2,9 +2,11 @@ package attest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 )
 
 func key(parts ...string) (c content) {
@@ -115,5 +117,47 @@ func TestCacheConcurrent(t *testing.T) {
 	wg.Wait()
 	if s := c.stats(); s.Hits+s.Misses != 16_000 || s.Entries > s.Capacity {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestCacheAllUsed: when everything in a slot is in use something has to go, and what is new stays.
+func TestCacheAllUsed(t *testing.T) {
+	t.Parallel()
+	c := newCache[int](ways, 100)
+	for i := range 100 {
+		for old := range i {
+			c.get(key(fmt.Sprint(old)))
+		}
+		c.put(key(fmt.Sprint(i)), i)
+		if v, ok := c.get(key(fmt.Sprint(i))); !ok || v != i {
+			t.Fatalf("entry %d is lost at once", i)
+		}
+	}
+	if s := c.stats(); s.Entries != ways {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestNoPoint: a quoting enclave that vouches for bytes which are no key vouches for no report.
+func TestNoPoint(t *testing.T) {
+	t.Parallel()
+	if err := new(qeHalf).verifyReport(nil, nil); !errors.Is(err, ErrSignature) {
+		t.Error(err)
+	}
+}
+
+// TestEarliestExpiry: the chain of the platform may end before the collateral does.
+func TestEarliestExpiry(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	s := collateralSet{facts: CollateralClaims{EarliestExpiry: at}}
+	for _, end := range []time.Time{at.Add(-time.Hour), at, at.Add(time.Hour)} {
+		want := at
+		if end.Before(at) {
+			want = end
+		}
+		if got := s.claims(end).EarliestExpiry; !got.Equal(want) {
+			t.Errorf("%v, want %v", got, want)
+		}
 	}
 }

@@ -61,10 +61,7 @@ func (e *Error) Error() string {
 // Unwrap returns what was wrong.
 func (e *Error) Unwrap() error { return e.Err }
 
-// refuse wraps err, if there is one, as a refusal.
+// refuse wraps err as a refusal.
 func refuse(stage Stage, hint string, err error) error {
-	if err == nil {
-		return nil
-	}
 	return &Error{Stage: stage, Err: err, Hint: hint}
 }

@@ -2,13 +2,16 @@ package attest_test
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/sgx"
 	"github.com/claviger/claviger/attest/simpki"
+	"github.com/claviger/claviger/attest/tcb"
 	"github.com/claviger/claviger/attest/tdx"
 )
 
@@ -186,5 +189,45 @@ func TestNoPCKChain(t *testing.T) {
 	q.Auth.CertType, q.Auth.CertData = 3, []byte{1}
 	if _, err := attest.Parse(q.Append(nil)); !errors.Is(err, attest.ErrNoPCKChain) || strings.Contains(err.Error(), "CPUSVN 0") {
 		t.Error(err)
+	}
+}
+
+// TestModuleVersions: the module's major version chooses its identity, and one that Intel does not describe is refused.
+func TestModuleVersions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	for major, stage := range map[byte]attest.Stage{1: "", 3: "", 2: attest.StageTCB, 9: attest.StageTCB, 255: attest.StageTCB} {
+		m := w.machine(t, simpki.PlatformConfig{Name: "a", ModuleMajor: major})
+		for range 2 {
+			verified, err := w.verifier.Verify(mustParse(t, quoteOf(t, m, attest.TDX)), w.collateral(t, attest.TDX, m.FMSPC()), simNow)
+			checkStage(t, fmt.Sprint("major version ", major), verified, err, stage)
+			if stage != "" && !errors.Is(err, tcb.ErrModule) {
+				t.Errorf("major version %d: %v", major, err)
+			}
+		}
+	}
+}
+
+// TestVersion5JSON: what only a TDX 1.5 body says is in the claims' JSON.
+func TestVersion5JSON(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	m := w.machine(t, simpki.PlatformConfig{Name: "a", TCB: attest.StatusOutOfDate})
+	raw, err := m.QuoteTDX5(tdx.Body{}, &tdx.Body15{MRServiceTD: [48]byte{0xab}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verified, err := w.verifier.Verify(mustParse(t, raw), w.collateral(t, attest.TDX, m.FMSPC()), simNow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := json.Marshal(verified.Claims())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"quote_version":5`, `"mrservicetd":"ab00`, `"tee_tcb_svn_2":"0b01`, `"advisories":["INTEL-SA-`} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("no %s in %s", want, out)
+		}
 	}
 }

@@ -377,3 +377,81 @@ func TestStatsOfNothing(t *testing.T) {
 		t.Error("a verifier that is none has counters")
 	}
 }
+
+// TestWarmSignerExpires: the certificate that signs collateral ends before the platform's, and no grace helps it. The evidence
+// is real: its signing certificate was valid to 2025.
+func TestWarmSignerExpires(t *testing.T) {
+	t.Parallel()
+	raw, c := realEvidence(t)
+	v := intelVerifier(t)
+	q := mustParse(t, raw)
+	for _, tc := range []struct {
+		at    time.Time
+		stage attest.Stage
+	}{{realTime, ""}, {time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), attest.StageCollateral}, {realTime, ""}} {
+		verified, err := v.Verify(q, c, tc.at, attest.WithGrace(1<<62))
+		checkStage(t, tc.at.String(), verified, err, tc.stage)
+	}
+	if s := v.Stats().Collateral; s.Hits != 2 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestStoreServesCollateral: VerifyCollateral knows what Verify knows, and checks it as strictly.
+func TestStoreServesCollateral(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 1)
+	c := w.collateral(t, attest.SGX, simpki.DefaultFMSPC)
+	v := w.warmed(t, quoteOf(t, w.machine(t, simpki.PlatformConfig{Name: "a"}), attest.SGX), c)
+	issuer, err := w.pki.IssuerChain(simpki.PlatformCA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.VerifyCollateral(c, issuer, simNow); err != nil {
+		t.Error(err)
+	}
+	processor, err := w.pki.IssuerChain(simpki.ProcessorCA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := v.VerifyCollateral(c, processor, simNow); !errors.Is(err, pck.ErrCRLIssuer) || r != nil {
+		t.Errorf("known set with the chain of the other CA: %v", err)
+	}
+	if r, err := v.VerifyCollateral(c, issuer, simNow.AddDate(0, 2, 0)); !errors.Is(err, pck.ErrValidity) || r != nil {
+		t.Errorf("known set, expired: %v", err)
+	}
+	for name, change := range map[string]func(c *attest.Collateral){
+		"root list": func(c *attest.Collateral) { c.RootCRL = []byte("x") }, "PCK list": func(c *attest.Collateral) { c.PCKCRL = []byte("x") },
+	} {
+		changed := *c
+		change(&changed)
+		if r, err := v.VerifyCollateral(&changed, issuer, simNow); !errors.Is(err, pck.ErrCRL) || r != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestPCKIssuerRefused(t *testing.T) {
+	t.Parallel()
+	if chain, err := attest.PCKIssuer(nil); !errors.Is(err, attest.ErrInput) || chain != nil {
+		t.Errorf("nil: %v", err)
+	}
+	w := newWorld(t, 1)
+	q := sgxQuote(t, w.machine(t, simpki.PlatformConfig{Name: "a"}), report)
+	q.Auth.CertData = []byte("none")
+	if chain, err := attest.PCKIssuer(mustParse(t, q.Append(nil))); !errors.Is(err, pck.ErrFormat) || chain != nil {
+		t.Errorf("no chain: %v", err)
+	}
+}
+
+// TestBundleOversized: parts within their limits that are too large together.
+func TestBundleOversized(t *testing.T) {
+	t.Parallel()
+	c := &attest.Collateral{
+		TCBInfo: make([]byte, attest.MaxTCBInfo), QEIdentity: make([]byte, attest.MaxQEIdentity),
+		TCBSigningChain: make([]byte, attest.MaxSigningChain), PCKCRL: make([]byte, attest.MaxCRL), RootCRL: make([]byte, attest.MaxCRL),
+	}
+	if raw, err := c.Marshal(); !errors.Is(err, attest.ErrBundle) || raw != nil {
+		t.Errorf("%d bytes, %v", len(raw), err)
+	}
+}

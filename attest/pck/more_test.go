@@ -140,6 +140,7 @@ func TestExtensionTypes(t *testing.T) {
 		"CPUSVN too short":   func(p, tcb []part) ([]part, []part) { tcb[17].Value = []byte{1}; return p, tcb },
 		"SVN is a string":    func(p, tcb []part) ([]part, []part) { tcb[3].Value = []byte{1}; return p, tcb },
 		"type is a number":   func(p, tcb []part) ([]part, []part) { p[4].Value = 1; return p, tcb },
+		"part is a number":   func(p, tcb []part) ([]part, []part) { p[0].Value = []byte{1}; return p, tcb },
 		"part of the TCB":    func(p, tcb []part) ([]part, []part) { return append(p, part{sub(2, 1), 1}), tcb },
 	} {
 		p := newPKI(t, func(role int, template *x509.Certificate) {
@@ -236,6 +237,52 @@ func version1(t *testing.T, p *pki) []byte {
 		t.Fatalf("no version 1 certificate: %v", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// TestChainEnds: a chain ends when the first of its certificates does.
+func TestChainEnds(t *testing.T) {
+	t.Parallel()
+	for role, name := range map[int]string{root: "root", ca: "CA", leaf: "leaf"} {
+		sooner := notAfter.Add(-time.Hour)
+		p := newPKI(t, func(r int, template *x509.Certificate) {
+			if r == role {
+				template.NotAfter = sooner
+			}
+		})
+		if got := p.chain(t).NotAfter(); !got.Equal(sooner) {
+			t.Errorf("%s ends at %v, the chain at %v", name, sooner, got)
+		}
+	}
+}
+
+// TestExtensionTrailing: bytes after the SGX extension's sequence.
+func TestExtensionTrailing(t *testing.T) {
+	t.Parallel()
+	p := newPKI(t, func(role int, template *x509.Certificate) {
+		if role == leaf {
+			template.ExtraExtensions[0].Value = append(sgxExtension(t, nil), 5, 0)
+		}
+	})
+	if c, err := pck.ParseChain(p.pem(leaf, ca, root)); !errors.Is(err, pck.ErrExtensions) || c != nil {
+		t.Error(err)
+	}
+}
+
+// TestExtensionOfNumbers: a sequence of something other than parts.
+func TestExtensionOfNumbers(t *testing.T) {
+	t.Parallel()
+	value, err := asn1.Marshal([]int{1, 2, 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPKI(t, func(role int, template *x509.Certificate) {
+		if role == leaf {
+			template.ExtraExtensions[0].Value = value
+		}
+	})
+	if c, err := pck.ParseChain(p.pem(leaf, ca, root)); !errors.Is(err, pck.ErrExtensions) || c != nil {
+		t.Error(err)
+	}
 }
 
 // TestIssuerNames: a certificate under the right key and the wrong name of the issuer.

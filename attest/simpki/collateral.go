@@ -241,8 +241,7 @@ func (p *PKI) tcbInfo(tee attest.TEE, fmspc [6]byte, issued time.Time, e events)
 	for _, l := range p.ladder(e.recoveries) {
 		tcb := platformTCB{SGX: components(l.dials.sgx(), sgxTypes), PCESVN: pceSVN}
 		if tee == attest.TDX {
-			svns := l.dials.tdx(5)
-			svns[1] = 0 // the major version selects the module identity, no level asks for one
+			svns := l.dials.tdx(5, 0) // the major version selects the module identity, no level asks for one
 			tcb.TDX = components(svns, tdxTypes)
 		}
 		info.Levels = append(info.Levels, tcbLevel{tcb, l.date.Format(timeFormat), string(l.status), l.advisories})

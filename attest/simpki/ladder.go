@@ -28,7 +28,7 @@ const (
 const (
 	qeTop, qeOld, qeRevoked, qeUnlisted                 = 8, 6, 3, 2
 	moduleTop, moduleOld, moduleRevoked, moduleUnlisted = 11, 6, 2, 1
-	moduleMajor                                         = 1 // TEE_TCB_SVN[1]: selects the identity TDX_01
+	moduleMajor                                         = 1 // TEE_TCB_SVN[1] by default: selects the identity TDX_01
 )
 
 // dials is one position of the three dials.
@@ -40,7 +40,7 @@ func (d dials) sgx() [16]byte {
 }
 
 // tdx returns the 16 TDX TCB components as TEE_TCB_SVN holds them.
-func (d dials) tdx(module byte) [16]byte { return [16]byte{module, moduleMajor, d.microcode} }
+func (d dials) tdx(module, major byte) [16]byte { return [16]byte{module, major, d.microcode} }
 
 // level is one rung of the ladder.
 type level struct {

@@ -41,6 +41,9 @@ type PlatformConfig struct {
 	// ModuleNow is that of the TDX module which replaced, under running TDs, the one of Module that launched them. Only
 	// version 5 quotes with a TDX 1.5 body tell. Empty means that it was not replaced.
 	ModuleNow attest.Status
+	// ModuleMajor is the major version of the TDX module, TEE_TCB_SVN[1]; 0 means 1. Collateral describes 1 and 3; a module of
+	// another version is none of Intel's.
+	ModuleMajor byte
 }
 
 // Platform is a machine with a PCK certificate, quoting enclaves and an attestation key. It does not change: after a
@@ -57,9 +60,10 @@ type Platform struct {
 	module byte // at the launch of a TD
 	qeSVN  byte
 
-	moduleNow byte
-	pck       authority
-	chain     []byte // PEM
+	moduleNow   byte
+	moduleMajor byte
+	pck         authority
+	chain       []byte // PEM
 
 	// What the two quoting enclaves say about their attestation keys; made once, since it is the same in every quote.
 	qe, tdQE func() (voucher, error)
@@ -110,6 +114,7 @@ func (m *Platform) fuse(config PlatformConfig) (err error) {
 	if err != nil {
 		return err
 	}
+	m.moduleMajor = cmp.Or(config.ModuleMajor, moduleMajor)
 	now := cmp.Or(config.ModuleNow, config.Module)
 	m.moduleNow, err = componentSVN("TDX module", now, moduleTop, moduleOld, moduleRevoked, moduleUnlisted)
 	return err

@@ -91,7 +91,7 @@ func (m *Platform) QuoteTDX5(body tdx.Body, more *tdx.Body15, extended *tdx.Body
 	q := tdx.Quote{Header: tdx.Header{Version: tdx.Version5}, Body: body, BodyType: tdx.BodyTD10}
 	if more != nil {
 		q.BodyType, q.Body15 = tdx.BodyTD15, new(*more)
-		q.Body15.TEETCBSVN2 = m.dials.tdx(m.moduleNow)
+		q.Body15.TEETCBSVN2 = m.dials.tdx(m.moduleNow, m.moduleMajor)
 		if extended != nil {
 			q.BodyType, q.Body15Ex = tdx.BodyTD15Ex, extended
 		}
@@ -102,8 +102,8 @@ func (m *Platform) QuoteTDX5(body tdx.Body, more *tdx.Body15, extended *tdx.Body
 // quoteTDX completes and signs q.
 func (m *Platform) quoteTDX(q tdx.Quote) ([]byte, error) {
 	q.Header.AttestationKeyType, q.Header.TEEType, q.Header.QEVendorID = tdx.KeyTypeECDSAP256, tdx.TEEType, intelQEVendor
-	q.Body.TEETCBSVN = m.dials.tdx(m.module)
-	q.Body.MRSEAM = sha512.Sum384([]byte{moduleMajor, m.module})
+	q.Body.TEETCBSVN = m.dials.tdx(m.module, m.moduleMajor)
+	q.Body.MRSEAM = sha512.Sum384([]byte{m.moduleMajor, m.module})
 	q.Body.MRSignerSEAM, q.Body.SEAMAttributes = [48]byte{}, [8]byte{} // a module signed by Intel
 	v, err := m.tdQE()
 	if err != nil {

@@ -355,3 +355,30 @@ func FuzzDocuments(f *testing.F) {
 		}
 	})
 }
+
+// TestMoreSignedFaults: members of the wrong type that are signed all the same.
+func TestMoreSignedFaults(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string][2]string{
+		"no version":              {`"version":3,`, ``},
+		"version is a string":     {`"version":3`, `"version":"3"`},
+		"no date":                 {`"issueDate":"2026-01-01T00:00:00Z",`, ``},
+		"date without zero":       {`2026-01-01T00:00:00Z`, `2026-01-01T0:00:00Z`},
+		"date with fraction":      {`2026-01-01T00:00:00Z`, `2026-01-01T00:00:00.0Z`},
+		"date with a short hour":  {`2026-01-01T00:00:00Z`, `2026-01-01T0:00:00.0Z`},
+		"advisories are a string": {`["INTEL-SA-00001"]`, `"INTEL-SA-00001"`},
+		"advisory is a number":    {`["INTEL-SA-00001"]`, `[1]`},
+		"advisory is empty":       {`["INTEL-SA-00001"]`, `[""]`},
+		"number of 20 digits":     {`"version":3`, `"version":00000000000000000003`},
+		"huge number":             {`"version":3`, `"version":30000000000000000000`},
+	} {
+		body := strings.Replace(sgxBody, change[0], change[1], 1)
+		if body == sgxBody {
+			t.Errorf("%s: nothing changed", name)
+			continue
+		}
+		if info, err := VerifyInfo(seal(t, "tcbInfo", body), &signer.PublicKey); !errors.Is(err, ErrFormat) || info != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

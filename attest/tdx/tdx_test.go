@@ -130,6 +130,7 @@ func TestRefused(t *testing.T) {
 		"outer size":        {v4, func(b []byte) []byte { b[auth+4+130]++; return b }, tdx.ErrLength},
 		"auth data huge":    {v4, func(b []byte) []byte { copy(b[auth+4+134+448:], "\xff\xff"); return b }, tdx.ErrLength},
 		"cert data size":    {v4, func(b []byte) []byte { b[auth+4+134+448+2+32+2]++; return b }, tdx.ErrLength},
+		"auth too small":    {v4, func(b []byte) []byte { b = b[:auth+4+100]; copy(b[auth:], "\x64\x00\x00\x00"); return b }, tdx.ErrLength},
 		"oversized":         {v4, func(b []byte) []byte { return make([]byte, tdx.MaxQuoteSize+1) }, tdx.ErrTooLarge},
 		"v5 body type 0":    {v5, func(b []byte) []byte { b[48] = 0; return b }, tdx.ErrBodyType},
 		"v5 body type 1":    {v5, func(b []byte) []byte { b[48] = 1; return b }, tdx.ErrBodyType},
