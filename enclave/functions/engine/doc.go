@@ -40,7 +40,9 @@
 // Go's scheduler or collector waiting. Memory: growth of linear memory is refused at the limit and the script gets an
 // "out of memory" exception. Stack: QuickJS throws a RangeError at 768 KiB of its 1 MiB stack, some 2000 calls deep; recursion
 // that it does not check (its JSON parser, parts of its compiler) meets a guard that stops the call before the stack
-// reaches other data, or a limit of nesting. After any trap the instance is thrown away. Everything that crosses the boundary is bounded by Limits.
+// reaches other data, or a limit of nesting. After any trap the instance is thrown away. What a bundle leaves in memory when
+// it is evaluated is bounded by Limits.Snapshot, and idle instances by a Budget. Everything that crosses the boundary is
+// bounded by Limits.
 //
 // # The host primitive
 //

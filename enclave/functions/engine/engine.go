@@ -31,9 +31,14 @@ type Config struct {
 	// Default: twice the processors.
 	Concurrency int
 	// Idle is the number of clean instances kept for later calls, over all programs; the longest unused is given up
-	// first. Default: Concurrency. Memory is bounded by Concurrency × Limits.Memory, and about 4 MiB for each idle
-	// instance and at most Limits.Memory, usually some hundred KiB, for the snapshot of each program.
+	// first. Default: Concurrency.
 	Idle int
+	// Budget is where the bytes of idle instances come from, about 4 MiB each; what is not there is not kept. Default:
+	// a budget of the Engine's own with Idle × 8 MiB.
+	//
+	// Memory is bounded by Concurrency × Limits.Memory, the budget, and Limits.Snapshot for each program, which the
+	// loader of the program accounts for.
+	Budget *Budget
 }
 
 // Engine compiles the JavaScript engine once and serves any number of programs from it. It is safe for concurrent use.
@@ -71,7 +76,10 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	if cfg.Idle < 0 || cfg.Idle > maxInstances {
 		return nil, fmt.Errorf("%w: Idle is %d, want 1 to %d", ErrConfig, cfg.Idle, maxInstances)
 	}
-	e := &Engine{pool: pool{max: cfg.Idle}, limits: limits, slots: make(chan struct{}, cfg.Concurrency), done: make(chan struct{})}
+	if cfg.Budget == nil {
+		cfg.Budget = NewBudget(int64(cfg.Idle) * 8 << 20)
+	}
+	e := &Engine{pool: pool{max: cfg.Idle, budget: cfg.Budget}, limits: limits, slots: make(chan struct{}, cfg.Concurrency), done: make(chan struct{})}
 	var rc wazero.RuntimeConfig
 	switch cfg.Mode {
 	case Compiler:
@@ -93,6 +101,16 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 
 // Limits returns the limits in force, with defaults filled in.
 func (e *Engine) Limits() Limits { return e.limits }
+
+// Trim ends the longest unused idle instance, for those who need its bytes of the budget, and reports whether there was one.
+func (e *Engine) Trim(ctx context.Context) bool { return e.pool.trim(ctx) }
+
+// Ended returns how many idle instances were given up so far to make room.
+func (e *Engine) Ended() int64 {
+	e.pool.mu.Lock()
+	defer e.pool.mu.Unlock()
+	return e.pool.ended
+}
 
 // Close stops running calls, waits for them (a call inside a host function ends when that returns) and frees the compiled
 // code. Programs are useless afterwards.
@@ -206,7 +224,7 @@ func (e *Engine) bootstrap(ctx context.Context, in *instance) (*snapshot, error)
 	if _, err := in.call(ctx, fnRunGC, rt); err != nil {
 		return nil, err
 	}
-	return in.takeSnapshot(env)
+	return in.takeSnapshot(env, maxMemory)
 }
 
 // Fields of JSRuntime in the pinned build, in bytes.

@@ -13,6 +13,8 @@ var (
 	ErrDeadline = errors.New("engine: the function exceeded its time limit")
 	// ErrMemory reports code that needed more memory than its limit.
 	ErrMemory = errors.New("engine: the function exceeded its memory limit")
+	// ErrSnapshot reports a bundle that leaves more data behind when it is evaluated than a snapshot may hold.
+	ErrSnapshot = errors.New("engine: the evaluated bundle exceeds the limit of its snapshot; build large tables inside functions or keep them in kv")
 	// ErrStack reports code that recursed too deep.
 	ErrStack = errors.New("engine: the function exceeded its stack limit")
 	// ErrNoFunction reports a name that the bundle does not export.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"iter"
 
 	"github.com/claviger/claviger/enclave/functions/engine/meter"
 	"github.com/tetratelabs/wazero"
@@ -126,6 +127,27 @@ func (in *instance) close(ctx context.Context) {
 	_ = in.mod.Close(ctx)
 }
 
+// Beside its memory an instance has some tables and the functions' native stacks, which grow with recursion, by some
+// 400 bytes for each unit of fuel, doubling, up to many megabytes, and never shrink by themselves. A call that used more
+// than shallow fuel may have grown them beyond what an idle instance is accounted for.
+const (
+	instanceOverhead = 3 << 20
+	shallow          = 3000
+)
+
+// size is what an idle instance is accounted for, in bytes: the buffer behind its memory may be a quarter larger.
+func (in *instance) size() int64 {
+	n := int64(in.mem.Size())
+	return n + n/4 + instanceOverhead
+}
+
+// shedStacks replaces the functions by which scripts run, and so their native stacks.
+func (in *instance) shedStacks() {
+	for _, fn := range []export{fnCall, fnExecutePendingJob} {
+		in.fns[fn] = in.mod.ExportedFunction(exportNames[fn])
+	}
+}
+
 // call enters the engine from outside. An error means a trap or a halt: the instance is spoilt.
 func (in *instance) call(ctx context.Context, fn export, args ...uint64) (uint64, error) {
 	return invoke(ctx, in.fns[fn], args)
@@ -191,25 +213,42 @@ type environment struct {
 	collect          value // (exports) → JSON of names
 }
 
-func (in *instance) takeSnapshot(env environment) (*snapshot, error) {
+// takeSnapshot copies what is not zero, at most limit bytes: ErrSnapshot comes before anything is copied.
+func (in *instance) takeSnapshot(env environment, limit int) (*snapshot, error) {
 	pages := uint32(in.pages.Get())
 	view, ok := in.mem.Read(0, pages*pageSize)
 	if !ok {
 		return nil, ErrTrap
 	}
 	s := &snapshot{pages: pages, maxPages: uint32(in.maxPages.Get()), sp: uint32(in.sp.Get()), stackLow: uint32(in.stackLow.Get()), env: env}
-	zero := make([]byte, runSize)
-	for at := 0; at < len(view); {
-		end := at
-		for end < len(view) && !bytes.Equal(view[end:end+runSize], zero) {
-			end += runSize
-		}
-		if end > at {
-			s.runs = append(s.runs, run{at: uint32(at), data: bytes.Clone(view[at:end])})
-		}
-		at = end + runSize
+	total := 0
+	for at, end := range nonZero(view) {
+		total += end - at
+	}
+	if total > limit {
+		return nil, fmt.Errorf("%w: it has %d bytes of %d", ErrSnapshot, total, limit)
+	}
+	for at, end := range nonZero(view) {
+		s.runs = append(s.runs, run{at: uint32(at), data: bytes.Clone(view[at:end])})
 	}
 	return s, nil
+}
+
+// nonZero yields where the pieces of memory that are not zero begin and end, in steps of runSize.
+func nonZero(view []byte) iter.Seq2[int, int] {
+	zero := make([]byte, runSize)
+	return func(yield func(at, end int) bool) {
+		for at := 0; at < len(view); {
+			end := at
+			for end < len(view) && !bytes.Equal(view[end:end+runSize], zero) {
+				end += runSize
+			}
+			if end > at && !yield(at, end) {
+				return
+			}
+			at = end + runSize
+		}
+	}
 }
 
 // size is the number of bytes that the snapshot holds.

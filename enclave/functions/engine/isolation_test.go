@@ -128,7 +128,7 @@ func TestConcurrentCalls(t *testing.T) {
 func TestPoolIsBounded(t *testing.T) {
 	t.Parallel()
 	e := engineFor(t)
-	small := pool{max: 2}
+	small := pool{max: 2, budget: NewBudget(1 << 30)}
 	programs := []*Program{load(t, echo), load(t, echo), load(t, echo)}
 	for _, p := range programs {
 		in, err := e.newInstance(t.Context())

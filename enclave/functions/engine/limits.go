@@ -8,6 +8,7 @@ import (
 // Limits bound one call (and one load). A zero field takes the default named beside it.
 type Limits struct {
 	Memory       int           // bytes of linear memory, a multiple of 64 KiB; 64 MiB
+	Snapshot     int           // bytes of memory that are not zero once the bundle is evaluated; 8 MiB or Memory, if less
 	Deadline     time.Duration // wall time of one call; 5 s
 	LoadDeadline time.Duration // wall time of evaluating a bundle; 5 s
 	Code         int           // bytes of a bundle; 1 MiB
@@ -60,6 +61,7 @@ func (l Limits) withDefaults() (Limits, error) {
 		name      string
 	}{
 		{&l.Memory, 64 << 20, minMemory, maxMemory, "Memory"},
+		{&l.Snapshot, min(8<<20, orValue(l.Memory, 64<<20)), 1 << 20, maxMemory, "Snapshot"},
 		{&l.Code, 1 << 20, 1, maxText, "Code"},
 		{&l.Request, 1 << 20, 2, maxText, "Request"},
 		{&l.Response, 1 << 20, 4, maxText, "Response"},
@@ -86,10 +88,17 @@ func (l Limits) withDefaults() (Limits, error) {
 	return l, nil
 }
 
+func orValue(v, d int) int {
+	if v == 0 {
+		return d
+	}
+	return v
+}
+
 // within fills zero fields from max and refuses what exceeds it.
 func (l Limits) within(max Limits) (Limits, error) {
 	for _, f := range []struct{ v, max *int }{
-		{&l.Memory, &max.Memory}, {&l.Code, &max.Code}, {&l.Request, &max.Request}, {&l.Response, &max.Response},
+		{&l.Memory, &max.Memory}, {&l.Snapshot, &max.Snapshot}, {&l.Code, &max.Code}, {&l.Request, &max.Request}, {&l.Response, &max.Response},
 		{&l.LogLines, &max.LogLines}, {&l.LogBytes, &max.LogBytes}, {&l.HostCalls, &max.HostCalls}, {&l.HostBytes, &max.HostBytes},
 	} {
 		if *f.v == 0 {

@@ -107,7 +107,7 @@ func (e *Engine) evaluate(ctx context.Context, st *state, b Bundle) (*Program, e
 	if _, err := st.in.call(ctx, fnRunGC, uint64(env.runtime)); err != nil {
 		return nil, err
 	}
-	snap, err := st.in.takeSnapshot(env)
+	snap, err := st.in.takeSnapshot(env, st.limits.Snapshot)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func (p *Program) Call(ctx context.Context, function string, args []byte, host H
 		in.close(ctx)
 		return res, err
 	}
-	p.keep(ctx, in)
+	p.keep(ctx, in, st.fuelUsed() > shallow)
 	return res, nil
 }
 
@@ -270,9 +270,13 @@ func (p *Program) take(ctx context.Context) (*instance, error) {
 	return in, nil
 }
 
-// keep recycles an instance after a clean call, or ends it. Either way nothing of the call is left in memory.
-func (p *Program) keep(ctx context.Context, in *instance) {
+// keep recycles an instance after a clean call, or ends it. Either way nothing of the call is left in memory. A call may
+// have been deep on the native stacks.
+func (p *Program) keep(ctx context.Context, in *instance, deep bool) {
 	if in.mem.Size() <= p.snap.pages*pageSize+maxSlack && !p.engine.closing() && in.restore(p.snap) == nil {
+		if deep {
+			in.shedStacks()
+		}
 		p.engine.pool.put(ctx, p, in)
 		return
 	}

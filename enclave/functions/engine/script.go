@@ -263,7 +263,7 @@ func (st *state) failure(err error) error {
 		return st.stop
 	}
 	var script *ScriptError
-	for _, known := range []error{ErrMemory, ErrStack, ErrDeadline, ErrUnsettled, ErrTooLarge, ErrTrap, ErrNoExports, errException} {
+	for _, known := range []error{ErrMemory, ErrStack, ErrDeadline, ErrUnsettled, ErrTooLarge, ErrSnapshot, ErrTrap, ErrNoExports, errException} {
 		if errors.Is(err, known) {
 			return err
 		}

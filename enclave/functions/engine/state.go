@@ -113,6 +113,9 @@ func (st *state) charge(n int) bool {
 	return true
 }
 
+// fuelUsed is the exact fuel that the call has used. It must be read before the instance is reset.
+func (st *state) fuelUsed() int64 { return st.slices*fuelSlice - int64(st.in.fuel.Get()) }
+
 func (st *state) usage(start time.Time) Usage {
 	return Usage{
 		Fuel:      st.slices * fuelSlice,
