@@ -21,7 +21,7 @@ type Client struct {
 	cfg       Config
 	verifier  *attest.Verifier
 	key       *ecdsa.PrivateKey // leaf of all channels; lives and dies with the client
-	transport *http.Transport
+	transport *ratls.Transport
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
 
@@ -49,13 +49,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{cfg: cfg.withDefaults(), verifier: verifier, key: key, epoch: cfg.MinEpoch}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.renewed = c.cfg.Clock()
-	c.transport = &http.Transport{
-		DialTLSContext:      c.dial,
-		DisableCompression:  true,
-		MaxIdleConns:        64,
-		MaxIdleConnsPerHost: 16,
-		IdleConnTimeout:     time.Minute,
-	}
+	c.transport = ratls.DialFunc(c.dial).HTTP2Transport()
 	return c, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/claviger/claviger/attest"
@@ -47,8 +46,8 @@ func refusedBy(err error, r *ratls.RefusedError) error {
 	return &refusedError{err, p}
 }
 
-// dial opens a channel and proves its other end. http.Transport calls it for each connection of its pool.
-func (c *Client) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+// dial opens a channel and proves its other end. The transport calls it for each connection of its pool.
+func (c *Client) dial(ctx context.Context, network, addr string) (*ratls.Conn, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(c.ctx, func() { cancel(ErrClosed) })()
@@ -144,11 +143,15 @@ func satisfies(nodePolicy []string, v *attest.Verified, now time.Time) error {
 // met remembers what a finished channel proved. The epoch and the time floor only rise.
 func (c *Client) met(n *node) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	rose := c.identity != nil && n.epoch > c.epoch
 	c.epoch = max(c.epoch, n.epoch)
 	c.identity = n.identity
 	if n.issued.After(c.floor) {
 		c.floor = n.issued
+	}
+	c.mu.Unlock()
+	if rose {
+		c.transport.Renew() // pooled connections lead to nodes of an epoch that has been left
 	}
 }
 

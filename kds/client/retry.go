@@ -163,7 +163,7 @@ func (c *Client) attempt(ctx context.Context, endpoint string, cl call, body []b
 	defer res.Body.Close()
 	if peer.Verified == nil || peer.Epoch < epoch {
 		// A pooled connection to a node of an epoch that has since been left: it must not answer any more.
-		c.transport.CloseIdleConnections()
+		c.transport.Renew()
 		return fmt.Errorf("%s: the connection is of epoch %d, %d was seen: connecting anew", endpoint, peer.Epoch, epoch)
 	}
 	return readReply(res, cl, max(epoch, peer.Epoch))
@@ -205,7 +205,7 @@ func (c *Client) renew() {
 	}
 	c.mu.Unlock()
 	if due {
-		c.transport.CloseIdleConnections()
+		c.transport.Renew()
 	}
 }
 

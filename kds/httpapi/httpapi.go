@@ -103,9 +103,8 @@ func New(cfg Config) (http.Handler, error) {
 // Server returns an http.Server for h with the timeouts and header bounds that a hostile network asks for. Serve it on a
 // ratls.Listener: handlers find the peer through its ConnContext.
 func Server(h http.Handler, log *slog.Logger) *http.Server {
-	return &http.Server{
+	s := &http.Server{
 		Handler:           h,
-		ConnContext:       ratls.ConnContext,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       15 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -113,6 +112,8 @@ func Server(h http.Handler, log *slog.Logger) *http.Server {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+	ratls.ConfigureServer(s) // HTTP/1.1 and HTTP/2, and the peer in the context
+	return s
 }
 
 // endpoint wraps a route in everything that is the same for all: time limit, evidence, body, panics, metrics. The
