@@ -24,7 +24,7 @@ func guestVerdict(raw []byte, s *service, pool *x509.CertPool, at time.Time) err
 	return verify.RawTdxQuote(raw, &verify.Options{CheckRevocations: true, GetCollateral: true, Getter: s, Now: at, TrustedRoots: pool})
 }
 
-// differences are the classes in which the two may disagree, in the order in which they are looked for. Each says why.
+// differences counts where two verifiers agree, and the classes in which they may disagree; DESIGN.md says why.
 type differences struct {
 	t      *testing.T
 	counts map[string]int
@@ -41,7 +41,7 @@ func (d *differences) compare(what string, ours string, err error, theirs error,
 	case !upToDate && theirs != nil:
 		d.counts["agree: not accepted"]++
 	case upToDate && strings.Contains(theirs.Error(), "FMSPC from PCK Certificate") && strings.Contains(strings.ToLower(theirs.Error()), "is not equal"):
-		// Collateral writes the FMSPC in capitals, the certificate's is decoded to small letters, and the other compares text.
+		// Collateral writes an FMSPC in capitals, a certificate has its bytes. Intel's library compares bytes, as we do.
 		d.counts["differ: FMSPC with letters compared as text"]++
 	case !upToDate && theirs == nil && class != "":
 		d.counts["differ: "+class]++
@@ -84,7 +84,7 @@ func intelRoots(t *testing.T, dir string) *x509.CertPool {
 
 func status(v *attest.Verified) string { return string(v.Claims().TCB.Status) }
 
-// TestDifferentialVectors compares with go-tdx-guest on every real quote that both know: TDX version 4.
+// TestDifferentialVectors compares with the independent verifier on every real quote that both know: TDX version 4.
 func TestDifferentialVectors(t *testing.T) {
 	t.Parallel()
 	dir := vectorDir(t)

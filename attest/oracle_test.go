@@ -27,7 +27,7 @@ func quoteOf(t testing.TB, m *simpki.Platform, tee attest.TEE) (raw []byte) {
 	return raw
 }
 
-// service answers from memory as Intel's provisioning certification service does; go-tdx-guest asks it.
+// service answers from memory as Intel's provisioning certification service does, for the independent verifier.
 type service struct {
 	c         *attest.Collateral
 	pckIssuer []byte
