@@ -2,11 +2,15 @@ package attest
 
 import (
 	"bytes"
+	"encoding/asn1"
 	"errors"
 	"fmt"
+	"math/big"
 	"sync"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 func key(parts ...string) (c content) {
@@ -160,4 +164,24 @@ func TestEarliestExpiry(t *testing.T) {
 			t.Errorf("%v, want %v", got, want)
 		}
 	}
+}
+
+// TestASN1 compares the encoding of signatures with that of encoding/asn1, at the edges and in between.
+func TestASN1(t *testing.T) {
+	t.Parallel()
+	edge := rapid.SampledFrom([]byte{0, 1, 0x7f, 0x80, 0xff})
+	rapid.Check(t, func(t *rapid.T) {
+		var raw [64]byte
+		for _, half := range [][]byte{raw[:32], raw[32:]} {
+			n := rapid.IntRange(0, 32).Draw(t, "size")
+			copy(half[32-n:], rapid.SliceOfN(rapid.OneOf(edge, rapid.Byte()), n, n).Draw(t, "number"))
+		}
+		want, err := asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(raw[:32]), new(big.Int).SetBytes(raw[32:])})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := appendASN1([]byte("before"), &raw); !bytes.Equal(got[6:], want) || len(want) > maxASN1 {
+			t.Fatalf("%x is %x, not %x", raw, got[6:], want)
+		}
+	})
 }
