@@ -11,6 +11,9 @@
 // reports for the same input. It does not decide whether a status, a measurement or a debug enclave is acceptable: that
 // is for package policy, which takes a *Verified and nothing less.
 //
+// A Verifier is for many quotes and many goroutines: it remembers, in bounded caches, the signatures that it has verified, and
+// asks for times and revocation every time. A quote of a known platform costs one signature check.
+//
 // The package is pure: it reads no clock, file, network or randomness. Callers fetch collateral and pass the time. Any
 // refusal is an *Error that names its Stage and says what to do; a value beside a non-nil error is never usable.
 // DESIGN.md beside this file explains the algorithm, its sources and its deliberate differences from Intel's library.

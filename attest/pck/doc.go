@@ -5,6 +5,8 @@
 // certificate a fixed name, and the root is trusted by its public key, which the caller passes in. Parsing verifies
 // nothing; a Chain or SigningChain may be used only after its Verify, and only at that instant.
 //
+// A Store does the same for many chains under one root key, and remembers the certificates that are in all of them.
+//
 // Sources: Intel SGX PCK Certificate and Certificate Revocation List Profile Specification, revision 1.5; Intel SGX and
 // TDX PCS API version 4, "Get PCK Certificate", "Get Revocation List"; RFC 5280 for the encodings.
 package pck
