@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,7 +16,8 @@ import (
 )
 
 func collateralCommand(s *cli.Streams) *cobra.Command {
-	return cli.Group("collateral", "Look into collateral: TCB info, QE identity, revocation lists", collateralShowCommand(s))
+	return cli.Group("collateral", "Fetch, carry and look into collateral: TCB info, QE identity, revocation lists",
+		collateralFetchCommand(s), collateralExportCommand(s), collateralImportCommand(s), collateralShowCommand(s))
 }
 
 // part describes one piece of collateral. Nothing in it is verified.
@@ -39,37 +39,47 @@ type part struct {
 
 func collateralShowCommand(s *cli.Streams) *cobra.Command {
 	var f evidenceFiles
-	var bundle, at, base string
+	var t trustFlags
+	var bundle, dir, base string
 	cmd := &cobra.Command{
 		Use: "show", Short: "Show dates, evaluation numbers and CRL numbers of collateral",
-		Long: `Shows what collateral files say: when they were issued, when they run out and how many days are left, the TCB
-evaluation data numbers and the CRL numbers. Signatures are not verified here; 'claviger quote verify' does that.
-Exit code 1 means that at least one part has run out.`,
-		Example: "  claviger collateral show --tcb-info tcb.json --qe-identity qe.json --pck-crl pck.der\n  claviger collateral show --bundle collateral.json --json",
-		Args:    cobra.NoArgs,
+		Long: `Shows what collateral says: when it was issued, when it runs out and how many days are left, the TCB evaluation data
+numbers and the CRL numbers.
+
+A bundle or single files are described part by part. Signatures are not verified then; 'claviger quote verify' and
+'collateral import' do that. Of a directory, as 'collateral fetch', 'import' and nodes keep it, every set is verified under the
+root of trust. Exit code 1 means that something has run out, or that a set does not verify.`,
+		Example: `  claviger collateral show --dir collateral
+  claviger collateral show --bundle collateral.json --json
+  claviger collateral show --tcb-info tcb.json --qe-identity qe.json --pck-crl pck.der`,
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			now := time.Now().UTC()
-			if at != "" {
-				var err error
-				if now, err = parseInstant(at); err != nil {
-					return err
-				}
+			trust, err := t.open(s)
+			if err != nil {
+				return err
+			}
+			if dir != "" && bundle == "" && f == (evidenceFiles{}) {
+				return reasoned(showDirectory(s, trust, cli.Below(base, dir)))
+			}
+			if dir != "" || t.root != "" {
+				return cli.Usagef("--dir goes without a bundle and single files, and --root with --dir only: nothing else is verified here")
 			}
 			c, err := readParts(s, f, bundle, base)
 			if err != nil {
 				return err
 			}
-			return showCollateral(s, c, now)
+			return showCollateral(s, c, trust.now())
 		},
 	}
 	flags := cmd.Flags()
+	t.register(flags)
+	flags.StringVar(&dir, "dir", "", "`directory` with sets of collateral, which are verified")
 	flags.StringVar(&bundle, "bundle", "", "one-file bundle")
 	flags.StringVar(&f.TCBInfo, "tcb-info", "", "TCB info `file`")
 	flags.StringVar(&f.QEIdentity, "qe-identity", "", "QE identity `file`")
 	flags.StringVar(&f.PCKCRL, "pck-crl", "", "PCK CA revocation list `file`, DER or PEM")
 	flags.StringVar(&f.RootCRL, "root-crl", "", "root CA revocation list `file`, DER or PEM")
 	flags.StringVar(&f.TCBChain, "tcb-chain", "", "TCB signing chain `file`, PEM, leaf first")
-	flags.StringVar(&at, "at", "", "count days from this `time`, RFC 3339; default now")
 	flags.StringVar(&base, "base", "", "`directory` that relative file names start from")
 	return cmd
 }
@@ -77,7 +87,7 @@ Exit code 1 means that at least one part has run out.`,
 // readParts reads the bundle or the single files, whichever the user named. Absent parts stay empty.
 func readParts(s *cli.Streams, f evidenceFiles, bundle, base string) (*attest.Collateral, error) {
 	if (bundle != "") == (f != evidenceFiles{}) {
-		return nil, cli.Usagef("name either --bundle or single files, as in --tcb-info FILE")
+		return nil, cli.Usagef("name either --bundle or single files, as in --tcb-info FILE, or a directory with --dir")
 	}
 	if bundle != "" {
 		raw, err := s.ReadFile(cli.Below(base, bundle), attest.MaxCollateral)
@@ -98,9 +108,8 @@ func showCollateral(s *cli.Streams, c *attest.Collateral, now time.Time) error {
 	}
 	runOut := false
 	for i := range parts {
-		left := parts[i].NextUpdate.Sub(now).Hours() / 24
-		parts[i].DaysLeft = int(math.Floor(left))
-		runOut = runOut || left < 0
+		parts[i].DaysLeft = daysLeft(parts[i].NextUpdate, now)
+		runOut = runOut || now.After(parts[i].NextUpdate)
 	}
 	out := struct {
 		Verified bool   `json:"verified"` // always false

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -44,6 +45,8 @@ type judge struct {
 
 type verifyFlags struct {
 	files      evidenceFiles
+	bundle     string
+	dir        string
 	at         string
 	base       string
 	root       string
@@ -57,6 +60,9 @@ func quoteVerifyCommand(s *cli.Streams) *cobra.Command {
 		Use: "verify", Short: "Verify a quote offline against collateral files",
 		Long: `Verifies a quote exactly as the service does, from files and at a given time, without any network.
 
+The collateral is a one-file bundle (--bundle), a directory that 'claviger collateral fetch' or 'import' keeps
+(--collateral-dir: the quote says which set), or its five parts in single files.
+
 The root of trust is Intel's, pinned by its public key; --root names another one (a PEM certificate or public key), whose
 evidence counts as simulated. Without --constraint every genuine quote passes whose TCB status is not Revoked or
 NotSupported; with it, the claims must satisfy the constraint as well.
@@ -65,14 +71,18 @@ NotSupported; with it, the claims must satisfy the constraint as well.
 standard input, each value but id and at a file name, and writes one JSON line {"id", "ok", "stage", "error", "status",
 "advisories", "tcb_date", "claims"} for each. A refused quote is an answer: the exit code is 1 only if a line could not
 be judged at all.`,
-		Example: `  claviger quote verify --quote q.bin --tcb-info tcb.json --qe-identity qe.json --pck-crl pck.der \
-    --root-crl root.der --tcb-chain chain.pem --at 2025-06-20T00:00:00Z --constraint "TD:91eb… SEC:STALE"
+		Example: `  claviger quote verify --quote q.bin --bundle bundle.json
+  claviger quote verify --quote q.bin --collateral-dir collateral --constraint "TD:91eb… SEC:STALE"
+  claviger quote verify --quote q.bin --tcb-info tcb.json --qe-identity qe.json --pck-crl pck.der \
+    --root-crl root.der --tcb-chain chain.pem --at 2025-06-20T00:00:00Z
   claviger quote verify --batch - --base vectors <cases.jsonl`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return f.run(s) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), s) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.files.Quote, "quote", "", "raw quote `file`")
+	flags.StringVar(&f.bundle, "bundle", "", "one-file bundle with the collateral")
+	flags.StringVar(&f.dir, "collateral-dir", "", "`directory` with sets of collateral, one of them for the quote")
 	flags.StringVar(&f.files.TCBInfo, "tcb-info", "", "TCB info `file`: the signed JSON envelope")
 	flags.StringVar(&f.files.QEIdentity, "qe-identity", "", "QE identity `file`: the signed JSON envelope")
 	flags.StringVar(&f.files.PCKCRL, "pck-crl", "", "PCK CA revocation list `file`, DER or PEM")
@@ -86,19 +96,16 @@ be judged at all.`,
 	return cmd
 }
 
-func (f *verifyFlags) run(s *cli.Streams) error {
+func (f *verifyFlags) run(ctx context.Context, s *cli.Streams) error {
 	j, err := f.judge(s)
 	if err != nil {
 		return err
 	}
 	if f.batch != "" {
-		if f.files != (evidenceFiles{}) || f.at != "" {
+		if f.files != (evidenceFiles{}) || f.bundle != "" || f.dir != "" || f.at != "" {
 			return cli.Usagef("--batch takes its files and times from the lines; leave out the flags for single files")
 		}
 		return j.batch(f.batch)
-	}
-	if err := f.files.missing(func(key string) string { return "--" + strings.ReplaceAll(key, "_", "-") }); err != nil {
-		return err
 	}
 	at := time.Now().UTC()
 	if f.at != "" {
@@ -106,9 +113,9 @@ func (f *verifyFlags) run(s *cli.Streams) error {
 			return err
 		}
 	}
-	quote, collateral, err := f.files.read(s, f.base)
+	quote, collateral, err := f.evidence(ctx, j, at)
 	if err != nil {
-		return err
+		return reasoned(err)
 	}
 	v := j.decide(quote, collateral, at)
 	if !v.OK && v.Claims == nil {
@@ -118,6 +125,38 @@ func (f *verifyFlags) run(s *cli.Streams) error {
 		return err
 	}
 	return v.err
+}
+
+// evidence reads the quote, and its collateral from where the flags say.
+func (f *verifyFlags) evidence(ctx context.Context, j *judge, at time.Time) ([]byte, *attest.Collateral, error) {
+	if f.bundle == "" && f.dir == "" {
+		if err := f.files.missing(func(key string) string { return "--" + strings.ReplaceAll(key, "_", "-") }); err != nil {
+			return nil, nil, err
+		}
+		return f.files.read(j.s, f.base)
+	}
+	if single := (evidenceFiles{Quote: f.files.Quote}); f.files != single || f.files.Quote == "" || f.bundle != "" && f.dir != "" {
+		return nil, nil, cli.Usagef("--quote goes with one of --bundle, --collateral-dir and the five single files")
+	}
+	quote, err := j.s.ReadFile(cli.Below(f.base, f.files.Quote), attest.MaxQuote)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.dir != "" {
+		t := &trust{verifier: j.verifier, now: func() time.Time { return at }}
+		d, err := t.directory(cli.Below(f.base, f.dir), choiceFlags{})
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := d.Collateral(ctx, quote)
+		return quote, c, err
+	}
+	raw, err := j.s.ReadFile(cli.Below(f.base, f.bundle), attest.MaxCollateral)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := attest.ParseCollateral(raw)
+	return quote, c, err
 }
 
 func (f *verifyFlags) judge(s *cli.Streams) (*judge, error) {

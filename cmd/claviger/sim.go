@@ -27,7 +27,7 @@ var nodeTemplate string
 var fnTemplate string
 
 func simCommand(s *cli.Streams) *cobra.Command {
-	return cli.Group("sim", "Prepare a simulated world to try things in", simInitCommand(s))
+	return cli.Group("sim", "Prepare a simulated world to try things in, and play its Intel and its enclaves", simInitCommand(s), simPCSCommand(s), simQuoteCommand(s))
 }
 
 // simNode is what a node's configuration file is made from.

@@ -96,9 +96,16 @@ func (s *Streams) PrintJSON(v any) error {
 type Failure struct {
 	Error    string        `json:"error"`
 	Exit     int           `json:"exit"`
-	Code     api.Code      `json:"code,omitempty"`  // when a service refused
-	Stage    string        `json:"stage,omitempty"` // when evidence was refused
+	Code     api.Code      `json:"code,omitempty"`   // when a service refused
+	Stage    string        `json:"stage,omitempty"`  // when evidence was refused
+	Reason   string        `json:"reason,omitempty"` // when the error has a name: see Reasoned
 	Failures []api.Failure `json:"failures,omitempty"`
+}
+
+// Reasoned is an error with a name for programs, which stays the same when its text changes.
+type Reasoned interface {
+	error
+	Reason() string // lower case, words joined by underscores
 }
 
 // Describe sorts err into its JSON form: stage and failed clauses are there when the error carries them.
@@ -109,6 +116,9 @@ func Describe(err error) Failure {
 	}
 	if e, ok := errors.AsType[*attest.Error](err); ok {
 		f.Stage = string(e.Stage)
+	}
+	if r, ok := errors.AsType[Reasoned](err); ok {
+		f.Reason = r.Reason()
 	}
 	if d, ok := errors.AsType[*policy.Denied](err); ok {
 		f.Failures = Clauses(d)
