@@ -47,6 +47,7 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage.`,
 		keyCommand(s),
 		attestCommand(s),
 		fnCommand(s),
+		benchCommand(s),
 		versionCommand(s),
 	)
 	return root
