@@ -32,10 +32,13 @@ const (
 	CodeStorageFull       Code = "storage_full"
 	CodeStorage           Code = "storage_failed"
 	CodeStorageRolledBack Code = "storage_rolled_back"
+	CodeSnapshot          Code = "snapshot_too_large"
+	CodeOwnerNotAllowed   Code = "owner_not_allowed"
+	CodeQuota             Code = "quota_exceeded"
 	CodeInternal          Code = "internal"
 )
 
-// Codes of a Problem, in the clear: the host's word.
+// Codes of a Problem, in the clear: the host's word. CodeBusy also comes sealed.
 const (
 	CodeBadRequest  Code = "bad_request"
 	CodeCannotOpen  Code = "cannot_open"
@@ -43,6 +46,7 @@ const (
 	CodeBusy        Code = "busy"
 	CodeUnavailable Code = "unavailable"
 	CodeMethod      Code = "method_not_allowed"
+	CodeTimeout     Code = "timeout"
 )
 
 // Errors that a CallError matches with errors.Is.
@@ -55,6 +59,9 @@ var (
 	ErrNotOwner         = errors.New("functions: the project belongs to another key")
 	ErrBadSignature     = errors.New("functions: the deployment's signature is not the owner's")
 	ErrWrongRuntime     = errors.New("functions: the deployment was signed for another runtime")
+	ErrOwnerNotAllowed  = errors.New("functions: the function host does not take deployments of this owner")
+	ErrQuota            = errors.New("functions: the function host has no room for another project")
+	ErrBusy             = errors.New("functions: the runtime is busy")
 	ErrStorage          = errors.New("functions: the project's store failed")
 )
 
@@ -90,6 +97,10 @@ var sentinels = map[Code]error{
 	CodeFunctionNotFound:  engine.ErrNoFunction,
 	CodeBadArguments:      engine.ErrArguments,
 	CodeUnsettled:         engine.ErrUnsettled,
+	CodeSnapshot:          engine.ErrSnapshot,
+	CodeOwnerNotAllowed:   ErrOwnerNotAllowed,
+	CodeQuota:             ErrQuota,
+	CodeBusy:              ErrBusy,
 }
 
 // CallError is the enclave's answer that a call or a deployment failed; it came

@@ -65,6 +65,10 @@ func (r *fakeRunner) Load(_ context.Context, code []byte) (Program, error) {
 	return fakeProgram{r, string(code)}, nil
 }
 
+func (r *fakeRunner) Largest() int64            { return 1 << 20 }
+func (r *fakeRunner) Trim(context.Context) bool { return false }
+
+func (p fakeProgram) Size() int64           { return 1 << 10 }
 func (p fakeProgram) Exports() []string     { return nil }
 func (p fakeProgram) Close(context.Context) { p.r.open.Add(-1) }
 
@@ -145,6 +149,7 @@ func newWorld(t testing.TB, change ...func(*Config)) *world {
 	w.cfg = Config{
 		Keys: newKeys(t, 'r'), Runtime: testRuntime, Runner: w.runner,
 		Files: persisttest.NewFiles(), NoFreshnessUnsafe: true,
+		OpenToAnyOwner: true,
 	}
 	for _, f := range change {
 		f(&w.cfg)

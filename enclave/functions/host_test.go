@@ -2,11 +2,9 @@ package functions
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -211,7 +209,7 @@ func TestRegistersRevealAnOldStore(t *testing.T) {
 
 func TestIdleProjectsAreClosed(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *Config) { c.MaxProjects = 2 })
+	w := newWorld(t, func(c *Config) { c.MaxOpen = 2 })
 	for i := range 4 {
 		w.deploy(fmt.Sprint("p", i), "v1", 1)
 		call(t, w.client(fmt.Sprint("p", i), "v1"), "put", "k", fmt.Sprint(i))
@@ -257,40 +255,6 @@ func TestTheLogTellsTheHostLittle(t *testing.T) {
 		if strings.Contains(text, word) {
 			t.Errorf("the log says %q:\n%s", word, text)
 		}
-	}
-}
-
-func TestServeFinishesCallsAndCloses(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.deploy("p", "v1", 1)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- w.host.Serve(ctx, l) }()
-	c := w.client("p", "v1")
-	c.Endpoint = "http://" + l.Addr().String()
-	done := make(chan error, 1)
-	go func() {
-		_, err := c.Call(t.Context(), "wait", args())
-		done <- err
-	}()
-	<-w.runner.inside
-	cancel()
-	w.runner.resume <- struct{}{}
-	if err := <-done; err != nil {
-		t.Errorf("the call in flight: %v", err)
-	}
-	if err := <-served; err != nil {
-		t.Errorf("Serve: %v", err)
-	}
-	c.Endpoint = w.server.URL
-	_, err = c.Call(t.Context(), "echo", args())
-	if p, ok := errors.AsType[*Problem](err); !ok || p.Code != CodeUnavailable {
-		t.Errorf("a call after the end: %v", err)
 	}
 }
 

@@ -1,11 +1,13 @@
 package functions
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
+	"sync"
+	"time"
 
 	"github.com/gorilla/mux"
 
@@ -22,8 +24,8 @@ import (
 func (h *Host) Handler() http.Handler {
 	r := mux.NewRouter()
 	r.HandleFunc("/v1/runtime", h.serveRuntime).Methods(http.MethodGet)
-	r.HandleFunc("/v1/projects/{project}/deployments", h.limited(h.serveDeploy)).Methods(http.MethodPost)
-	r.HandleFunc("/v1/functions/{project}/{name}", h.limited(h.serveCall)).Methods(http.MethodPost)
+	r.HandleFunc("/v1/projects/{project}/deployments", h.serveDeploy).Methods(http.MethodPost)
+	r.HandleFunc("/v1/functions/{project}/{name}", h.serveCall).Methods(http.MethodPost)
 	r.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		writeProblem(w, http.StatusNotFound, CodeNotFound, "there is no such resource")
 	})
@@ -31,23 +33,6 @@ func (h *Host) Handler() http.Handler {
 		writeProblem(w, http.StatusMethodNotAllowed, CodeMethod, "the resource has no such method")
 	})
 	return r
-}
-
-// limited holds one of the slots for calls in flight while next runs, so that
-// memory for bodies and functions is bounded.
-func (h *Host) limited(next func(http.ResponseWriter, *http.Request)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case h.slots <- struct{}{}:
-			defer func() { <-h.slots }()
-		default:
-			w.Header().Set("Retry-After", "1")
-			writeProblem(w, http.StatusServiceUnavailable, CodeBusy, "too many calls are in flight; try again")
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxDocument)
-		next(w, r)
-	}
 }
 
 func (h *Host) serveRuntime(w http.ResponseWriter, _ *http.Request) {
@@ -61,69 +46,110 @@ func (h *Host) serveRuntime(w http.ResponseWriter, _ *http.Request) {
 
 func (h *Host) serveCall(w http.ResponseWriter, r *http.Request) {
 	var doc callDocument
-	id, sealed, err := readRequest(r, map[string]*string{"code_hash": &doc.CodeHash, "request": &doc.Request})
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	code, err := ParseCodeHash(doc.CodeHash)
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	reply, err := h.Call(r.Context(), id, mux.Vars(r)["name"], code, sealed)
-	writeReply(w, reply, err)
+	name := mux.Vars(r)["name"]
+	h.serve(w, r, map[string]*string{"code_hash": &doc.CodeHash, "request": &doc.Request},
+		func(ctx context.Context, id ProjectID, sealed []byte) ([]byte, error) {
+			code, err := ParseCodeHash(doc.CodeHash)
+			if err != nil {
+				return nil, err
+			}
+			return h.Call(ctx, id, name, code, sealed)
+		})
 }
 
 func (h *Host) serveDeploy(w http.ResponseWriter, r *http.Request) {
 	var doc deployDocument
-	id, sealed, err := readRequest(r, map[string]*string{"request": &doc.Request})
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	reply, err := h.Deploy(r.Context(), id, sealed)
-	writeReply(w, reply, err)
+	h.serve(w, r, map[string]*string{"request": &doc.Request}, h.Deploy)
 }
 
-// readRequest reads the project from the path and the sealed request from a body
-// with exactly the given members.
-func readRequest(r *http.Request, members map[string]*string) (ProjectID, []byte, error) {
+// callTimeout bounds a call with all that it waits for: a free instance, the
+// project's writer, the key service.
+const callTimeout = time.Minute
+
+// serve reads a request, takes a slot, runs the request and writes the reply. The
+// members, among them "request", are those of the body. The body is whole before a
+// slot is taken, and the slot is given back before a reply that fits the budget is
+// written, so peers that send or receive slowly keep nobody out.
+func (h *Host) serve(w http.ResponseWriter, r *http.Request, members map[string]*string, run func(context.Context, ProjectID, []byte) ([]byte, error)) {
 	id, err := ParseProjectID(mux.Vars(r)["project"])
 	if err != nil {
-		return ProjectID{}, nil, err
-	}
-	raw, err := io.ReadAll(r.Body)
-	if err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return ProjectID{}, nil, ErrTooLarge
-		}
-		return ProjectID{}, nil, errors.Join(ErrFormat, err)
-	}
-	if err := parseDocument(raw, members); err != nil {
-		return ProjectID{}, nil, err
-	}
-	sealed, err := parseBase64("request", *members["request"])
-	return id, sealed, err
-}
-
-func writeReply(w http.ResponseWriter, reply []byte, err error) {
-	if err != nil {
-		writeError(w, err)
+		h.writeError(w, err)
 		return
 	}
-	writeJSON(w, http.StatusOK, replyDocument{Reply: base64.StdEncoding.EncodeToString(reply)})
+	body, free, err := h.readBody(w, r)
+	defer free()
+	if err != nil {
+		h.writeError(w, err)
+		return
+	}
+	leave, err := h.enter()
+	if err != nil {
+		h.writeError(w, err)
+		return
+	}
+	defer leave()
+	if err := parseDocument(body, members); err != nil {
+		h.writeError(w, err)
+		return
+	}
+	sealed, err := parseBase64("request", *members["request"])
+	if err != nil {
+		h.writeError(w, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
+	defer cancel()
+	reply, err := run(ctx, id, sealed)
+	if err != nil {
+		h.writeError(w, err)
+		return
+	}
+	h.writeReply(w, reply, leave)
+}
+
+// enter takes one of the slots for calls in flight, so that memory for functions
+// is bounded, and returns what gives it back.
+func (h *Host) enter() (leave func(), err error) {
+	select {
+	case h.slots <- struct{}{}:
+		return sync.OnceFunc(func() { <-h.slots }), nil
+	default:
+		return nil, errSlots
+	}
+}
+
+var errSlots = errors.New("functions: too many calls are in flight")
+
+// writeReply writes a sealed reply. Its caller's slot is given back first, unless
+// other bodies and replies leave no room for this one.
+func (h *Host) writeReply(w http.ResponseWriter, reply []byte, leave func()) {
+	doc := replyDocument{Reply: base64.StdEncoding.EncodeToString(reply)}
+	n := int64(len(doc.Reply))
+	if beyond := max(0, 2*n-ownBody); h.bodies.Reserve(beyond) { // the document and its JSON
+		defer h.bodies.Release(beyond)
+		leave()
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(transferTime(n)))
+	writeJSON(w, http.StatusOK, doc)
 }
 
 // writeError maps the errors that have no sealed reply.
-func writeError(w http.ResponseWriter, err error) {
+func (h *Host) writeError(w http.ResponseWriter, err error) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(bodyGrace))
 	switch {
 	case errors.Is(err, ErrTooLarge), errors.Is(err, mail.ErrTooLarge):
 		writeProblem(w, http.StatusRequestEntityTooLarge, CodeTooLarge, err.Error())
 	case errors.Is(err, errCannotOpen):
 		writeProblem(w, http.StatusBadRequest, CodeCannotOpen, err.Error())
-	case errors.Is(err, errBusy):
-		writeProblem(w, http.StatusServiceUnavailable, CodeBusy, "too many projects are in use; try again")
+	case errors.Is(err, errBusy), errors.Is(err, errCrowded), errors.Is(err, errSlots), errors.Is(err, errBodies):
+		h.metrics.refused.Inc()
+		w.Header().Set("Retry-After", "1")
+		writeProblem(w, http.StatusServiceUnavailable, CodeBusy, err.Error()+"; try again")
+	case errors.Is(err, errLength):
+		writeProblem(w, http.StatusLengthRequired, CodeBadRequest, err.Error())
+	case errors.Is(err, errTimeout):
+		w.Header().Set("Connection", "close")
+		writeProblem(w, http.StatusRequestTimeout, CodeTimeout, err.Error())
 	case errors.Is(err, errClosed):
 		writeProblem(w, http.StatusServiceUnavailable, CodeUnavailable, "the runtime is shutting down; try another")
 	case errors.Is(err, ErrFormat):

@@ -30,6 +30,7 @@ func (h *Host) Call(ctx context.Context, id ProjectID, function string, code Cod
 		return nil, fmt.Errorf("functions: looking for the project: %w", err)
 	}
 	if !known {
+		h.metrics.called(CodeProjectNotFound, 0)
 		return sealReply(sealer, notFound(id).reply())
 	}
 	p, release, err := h.acquire(id)
@@ -39,7 +40,7 @@ func (h *Host) Call(ctx context.Context, id ProjectID, function string, code Cod
 	defer release()
 	start := time.Now()
 	reply, usage := p.call(ctx, function, code, body)
-	h.account(id, code, time.Since(start), usage)
+	h.account(id, code, reply.Code, time.Since(start), usage)
 	return sealReply(sealer, reply)
 }
 
@@ -80,7 +81,7 @@ func (p *project) call(ctx context.Context, function string, code CodeHash, body
 		return refused.reply(), engine.Usage{}
 	}
 	inv := &invocation{project: p, store: store, current: current}
-	defer inv.rollback()
+	defer inv.end()
 	result, err := current.program.Call(ctx, function, message.Args, inv)
 	if err == nil {
 		err = inv.commit(ctx)
@@ -109,6 +110,8 @@ func (p *project) failure(inv *invocation, err error) *CallError {
 		return refuse(CodeHashMismatch, "other code was deployed while the call ran")
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return refuse(CodeDeadline, "the call ended while it waited for the project's data")
+	case errors.Is(err, errMemory):
+		return refuse(CodeBusy, "%v; try again", errMemory)
 	case errors.Is(err, errKey):
 		return refuse(CodeInternal, "the key service did not give the project's key; try again")
 	case stopped(err):
@@ -143,6 +146,9 @@ func (p *project) engineRefusal(err error) *CallError {
 	if script, ok := errors.AsType[*engine.ScriptError](err); ok {
 		return &CallError{Code: CodeScript, Name: script.Name, Message: script.Message, Stack: script.Stack}
 	}
+	if errors.Is(err, engine.ErrSnapshot) {
+		return refuse(CodeSnapshot, "%v", err)
+	}
 	if errors.Is(err, engine.ErrNoExports) {
 		return refuse(CodeBadBundle, "%v", engine.ErrNoExports)
 	}
@@ -155,7 +161,8 @@ func (p *project) engineRefusal(err error) *CallError {
 
 // account tells the machine's host what it may know: what ran, and what it cost,
 // rounded up to powers of two.
-func (h *Host) account(id ProjectID, code CodeHash, d time.Duration, u engine.Usage) {
+func (h *Host) account(id ProjectID, code CodeHash, outcome Code, d time.Duration, u engine.Usage) {
+	h.metrics.called(outcome, d)
 	h.cfg.Logger.Info("call", "project", id.String(), "code_hash", code.String(),
 		"milliseconds", bucket(d.Milliseconds()), "memory", bucket(int64(u.Memory)))
 }

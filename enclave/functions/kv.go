@@ -23,6 +23,7 @@ type invocation struct {
 	store   *persist.Map
 	current *deployed
 	tx      *persist.Tx
+	bytes   int64 // of the budget, for what the transaction holds
 	err     error // the first error of a kv operation or the key, untold to the script
 }
 
@@ -75,6 +76,17 @@ func (i *invocation) rollback() {
 	}
 }
 
+// end rolls back what was not committed and settles the bytes.
+func (i *invocation) end() {
+	i.rollback()
+	if i.bytes == 0 {
+		return
+	}
+	i.project.mu.Lock()
+	defer i.project.mu.Unlock()
+	i.project.host.budget.Release(i.project.settle(i.store, i.bytes))
+}
+
 func userKey(key string) []byte { return append([]byte(prefixUser), key...) }
 
 // KVGet implements engine.Host.
@@ -93,6 +105,12 @@ func (i *invocation) KVPut(ctx context.Context, key string, value []byte) error 
 	if err != nil {
 		return err
 	}
+	// All that is put counts until the call has ended, what it replaces included.
+	n := int64(len(prefixUser)+len(key)+len(value)) + entryBytes
+	if err := i.project.host.reserve(ctx, n); err != nil {
+		return i.note(err)
+	}
+	i.bytes += n
 	return i.note(tx.Put(userKey(key), value))
 }
 

@@ -27,6 +27,7 @@ type project struct {
 
 	mu      sync.Mutex // guards the rest, and held while opening and deploying
 	store   *persist.Map
+	bytes   int64 // of the budget, for store
 	current *deployed
 
 	keyMu sync.Mutex // guards key; a running call takes it, so never under mu
@@ -38,6 +39,7 @@ type project struct {
 type deployed struct {
 	Deployment
 	program Program
+	free    func() // closes the program
 	calls   int
 	retired bool
 }
@@ -48,7 +50,7 @@ func (d *deployed) retire() {
 	}
 	d.retired = true
 	if d.calls == 0 {
-		d.program.Close(context.Background())
+		d.free()
 	}
 }
 
@@ -71,11 +73,15 @@ func (h *Host) acquire(id ProjectID) (*project, func(), error) {
 	}
 	p := h.projects[id]
 	if p == nil {
-		if !h.makeRoom() {
+		if len(h.projects) >= h.cfg.MaxOpen && !h.closeIdle() {
 			return nil, nil, errBusy
 		}
 		p = &project{host: h, id: id}
 		h.projects[id] = p
+	}
+	// One project must not keep out the others by taking every slot.
+	if p.uses >= max(1, h.cfg.MaxCalls/2) {
+		return nil, nil, errCrowded
 	}
 	h.clock++
 	p.uses, p.last = p.uses+1, h.clock
@@ -100,14 +106,14 @@ func (h *Host) known(id ProjectID) (bool, error) {
 
 func storeName(id ProjectID) string { return "project-" + id.String() }
 
-var errBusy = errors.New("functions: too many projects are in use")
+var (
+	errBusy    = errors.New("functions: too many projects are in use")
+	errCrowded = errors.New("functions: too many calls of the project are in flight")
+)
 
-// makeRoom closes the project that was not in use for longest, if there are too
-// many. The caller holds h.mu.
-func (h *Host) makeRoom() bool {
-	if len(h.projects) < h.cfg.MaxProjects {
-		return true
-	}
+// closeIdle closes the project that was not in use for longest and reports whether
+// there was one. The caller holds h.mu.
+func (h *Host) closeIdle() bool {
 	var idle *project
 	for _, p := range h.projects {
 		if p.uses == 0 && (idle == nil || p.last < idle.last) {
@@ -118,6 +124,7 @@ func (h *Host) makeRoom() bool {
 		return false
 	}
 	delete(h.projects, idle.id)
+	h.metrics.evictions.Inc()
 	if err := idle.close(); err != nil {
 		h.cfg.Logger.Warn("closing an idle project", "project", idle.id.String(), "error", err)
 	}
@@ -136,9 +143,11 @@ func (p *project) closeStore(only *persist.Map) error {
 		p.mu.Unlock()
 		return nil
 	}
-	p.store, p.current = nil, nil
+	bytes := p.bytes
+	p.store, p.current, p.bytes = nil, nil, 0
 	current.retire()
 	p.mu.Unlock()
+	defer p.host.budget.Release(bytes)
 	return store.Close()
 }
 
@@ -157,23 +166,51 @@ func (p *project) inForce(ctx context.Context) (*persist.Map, *deployed, *CallEr
 	return p.store, p.current, nil
 }
 
-// open opens the store, unless it is open, and loads what is deployed. With create
-// it makes a store that does not exist. The caller holds p.mu.
-func (p *project) open(ctx context.Context, create bool) error {
+// open opens the store, unless it is open, and loads what is deployed. To deploy,
+// it makes a store that does not exist and lets code pass that does not load any
+// more. The caller holds p.mu.
+func (p *project) open(ctx context.Context, deploy bool) error {
 	if p.store != nil {
 		return nil
 	}
-	cfg := &p.host.cfg
-	if ok, err := persist.Exists(cfg.Files, storeName(p.id)); err != nil || !ok && !create {
+	h := p.host
+	if ok, err := persist.Exists(h.cfg.Files, storeName(p.id)); err != nil || !ok && !deploy {
 		return errors.Join(persist.ErrNotFound, err)
 	}
-	key, err := cfg.Keys.Key(ctx, "functions/store/"+p.id.String(), "aes-256")
+	key, err := h.cfg.Keys.Key(ctx, "functions/store/"+p.id.String(), "aes-256")
 	if err != nil {
 		return fmt.Errorf("functions: getting the store's key: %w", err)
 	}
 	defer key.Destroy()
+	files, err := h.disk.admit(p.id)
+	if err != nil {
+		return err
+	}
+	bytes := h.estimate(h.disk.size(p.id))
+	if err := h.reserve(ctx, bytes); err != nil {
+		return err
+	}
+	files.begin()
+	store, err := p.openStore(ctx, files, key, deploy)
+	if err != nil {
+		h.budget.Release(bytes)
+		files.abandon()
+		return err
+	}
+	current, err := p.load(ctx, store)
+	if err != nil && !(deploy && errors.Is(err, errLoad)) {
+		h.budget.Release(bytes)
+		return errors.Join(err, store.Close())
+	}
+	p.store, p.current, p.bytes = store, current, bytes
+	h.budget.Release(p.settle(store, 0))
+	return nil
+}
+
+func (p *project) openStore(ctx context.Context, files persist.Files, key secret.Key, create bool) (*persist.Map, error) {
+	cfg := &p.host.cfg
 	o := persist.Options{
-		Files: cfg.Files, Name: storeName(p.id), Key: key, NoFreshnessUnsafe: cfg.NoFreshnessUnsafe,
+		Files: files, Name: storeName(p.id), Key: key, NoFreshnessUnsafe: cfg.NoFreshnessUnsafe,
 		Limits: persist.Limits{Store: cfg.ProjectBytes},
 	}
 	if cfg.Registers != nil {
@@ -181,18 +218,14 @@ func (p *project) open(ctx context.Context, create bool) error {
 	}
 	store, err := persist.Open(ctx, o)
 	if create && errors.Is(err, persist.ErrNotFound) {
-		store, err = persist.Create(ctx, o)
+		return persist.Create(ctx, o)
 	}
-	if err != nil {
-		return err
-	}
-	current, err := p.load(ctx, store)
-	if err != nil {
-		return errors.Join(err, store.Close())
-	}
-	p.store, p.current = store, current
-	return nil
+	return store, err
 }
+
+// errLoad: what is deployed does not load, for what its code is or for limits that
+// were lowered. The owner can deploy again.
+var errLoad = errors.New("functions: loading the stored deployment")
 
 // load reads and verifies the stored deployment and loads its code; nil when
 // nothing is deployed.
@@ -215,11 +248,11 @@ func (p *project) load(ctx context.Context, store *persist.Map) (*deployed, erro
 	if refused := d.verify(p.id, p.host.cfg.Runtime, code); refused != nil {
 		return nil, fmt.Errorf("functions: the stored deployment: %w", refused)
 	}
-	program, err := p.host.cfg.Runner.Load(ctx, code)
+	program, free, err := p.host.load(ctx, code)
 	if err != nil {
-		return nil, fmt.Errorf("functions: loading the stored deployment: %w", err)
+		return nil, fmt.Errorf("%w: %w", errLoad, err)
 	}
-	return &deployed{Deployment: d, program: program}, nil
+	return &deployed{Deployment: d, program: program, free: free}, nil
 }
 
 func notFound(id ProjectID) *CallError {
@@ -236,6 +269,14 @@ func (p *project) storeRefusal(err error) *CallError {
 		return refuse(CodeStorageRolledBack, "%v", err)
 	case errors.Is(err, persist.ErrTooLarge):
 		return refuse(CodeStorageFull, "%v", err)
+	case errors.Is(err, errDisk):
+		return refuse(CodeStorageFull, "%v", errDisk)
+	case errors.Is(err, errProjects):
+		return refuse(CodeQuota, "%v; ask who runs this host for room", err)
+	case errors.Is(err, errMemory):
+		return refuse(CodeBusy, "%v; try again", errMemory)
+	case errors.Is(err, errLoad):
+		return p.engineRefusal(err)
 	}
 	p.host.cfg.Logger.Warn("a project's store", "project", p.id.String(), "error", err)
 	return refuse(CodeStorage, "%v", err)

@@ -28,7 +28,7 @@ func (m *Map) commit(ctx context.Context, tx *Tx) error {
 	m.seq, m.hash, m.end = p.seq, hash, m.end+int64(len(record))
 	m.work, m.live = tx.tree, tx.live
 	m.mu.Lock()
-	m.snap = m.work.Clone()
+	m.snap, m.bytes = m.work.Clone(), m.live
 	m.mu.Unlock()
 	if m.end >= m.compactAt {
 		// The transaction has happened whatever becomes of the compaction; one

@@ -61,9 +61,10 @@ type Map struct {
 
 	write chan struct{} // holds one token: whoever took it is the writer
 
-	mu   sync.RWMutex // guards the next two
-	snap *tree        // the newest confirmed state; never changed in place
-	down error        // why the Map no longer serves: ErrFailed, ErrConflict or ErrClosed
+	mu    sync.RWMutex // guards the next three
+	snap  *tree        // the newest confirmed state; never changed in place
+	bytes int64        // what snap is accounted for
+	down  error        // why the Map no longer serves: ErrFailed, ErrConflict or ErrClosed
 
 	// The writer's own.
 	work       *tree
@@ -110,27 +111,8 @@ func Open(ctx context.Context, opts Options) (*Map, error) {
 // Exists reports whether the file layer shows files of such a store. The host
 // decides the answer: it saves a futile Open and proves nothing.
 func Exists(files Files, name string) (bool, error) {
-	if err := checkName(name); err != nil {
-		return false, err
-	}
-	o := Options{Files: files, Name: name}
-	for i := range 2 {
-		f, err := openOrNil(files, o.slotName(i))
-		if err != nil {
-			return false, err
-		}
-		if f == nil {
-			continue
-		}
-		size, err := f.Size()
-		if err := errors.Join(err, f.Close()); err != nil {
-			return false, err
-		}
-		if size > 0 || i == 0 {
-			return true, nil
-		}
-	}
-	return false, nil
+	_, found, err := Size(files, name)
+	return found, err
 }
 
 func lockStore(ctx context.Context, opts *Options) (*Map, error) {
@@ -343,7 +325,7 @@ func (m *Map) adopt(s *slotState, active int) {
 	m.seal, m.active, m.generation = s.seal, active, s.generation
 	m.work, m.live, m.seq, m.hash = s.tree, s.live, s.seq, s.hash
 	m.end, m.checkpoint = s.end, s.checkpoint
-	m.snap = m.work.Clone()
+	m.snap, m.bytes = m.work.Clone(), m.live
 	m.scheduleCompaction()
 }
 

@@ -57,6 +57,8 @@ type Params struct {
 	Data      string // directory of the projects' stores; made if it does not exist
 	Mode      engine.Mode
 	MaxCalls  int
+	Access    Access
+	Limits    Limits
 	Log       *slog.Logger
 }
 
@@ -65,10 +67,11 @@ type Service struct {
 	// Constraint is the canonical constraint that the runtime's keys are bound to: exactly this measurement.
 	Constraint string
 
-	host   *functions.Host
-	engine *engine.Engine
-	client *client.Client
-	log    *slog.Logger
+	host     *functions.Host
+	engine   *engine.Engine
+	client   *client.Client
+	registry *prometheus.Registry
+	log      *slog.Logger
 }
 
 // Open starts the engine and gets the runtime's invocation key from the cluster.
@@ -80,14 +83,20 @@ func Open(ctx context.Context, p Params) (*Service, error) {
 	if err := os.MkdirAll(p.Data, 0o700); err != nil {
 		return nil, err
 	}
-	s := &Service{Constraint: constraint, log: p.Log}
+	if err := p.Limits.check(); err != nil {
+		return nil, err
+	}
+	s := &Service{Constraint: constraint, registry: prometheus.NewRegistry(), log: p.Log}
 	s.client, err = client.New(client.Config{
 		ClusterID: p.ClusterID, Endpoints: p.Endpoints, Root: p.Platform.Root, Attest: p.Platform.Attest,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if s.engine, err = engine.New(ctx, engine.Config{Mode: p.Mode}); err != nil {
+	// One budget for all that is kept between calls: what projects need, idle instances give up.
+	budget := engine.NewBudget(int64(p.Limits.MemoryMiB) << 20)
+	s.engine, err = engine.New(ctx, engine.Config{Mode: p.Mode, Budget: budget, Limits: engine.Limits{Snapshot: p.Limits.SnapshotMiB << 20}})
+	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	keyCtx, cancel := context.WithTimeout(ctx, keyTimeout)
@@ -95,6 +104,8 @@ func Open(ctx context.Context, p Params) (*Service, error) {
 	s.host, err = functions.New(keyCtx, functions.Config{
 		Keys: keySource{s.client, constraint}, Runtime: constraint, Runner: functions.NewRunner(s.engine),
 		Files: persist.Dir(p.Data), NoFreshnessUnsafe: true, MaxCalls: p.MaxCalls, Logger: p.Log,
+		Owners: p.Access.Owners, OpenToAnyOwner: p.Access.Anyone, Budget: budget, Registerer: s.registry,
+		ProjectBytes: int64(p.Limits.ProjectMiB) << 20, DiskBytes: int64(p.Limits.DiskMiB) << 20, MaxProjects: p.Limits.Projects,
 	})
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -160,7 +171,7 @@ func Constraint(ctx context.Context, tee enclave.TEE) (string, error) {
 
 // Run opens the service and serves it on the configured addresses until ctx ends.
 func Run(ctx context.Context, c *Config, p Platform, log *slog.Logger) error {
-	params := Params{Platform: p, Data: c.Data, MaxCalls: c.MaxCalls, Log: log}
+	params := Params{Platform: p, Data: c.Data, MaxCalls: c.MaxCalls, Limits: c.Limits, Log: log}
 	file, err := clusterfile.ReadPinned(c.Cluster, p.Pinned)
 	if errors.Is(err, fs.ErrNotExist) {
 		return cli.Usagef("%s does not exist; copy the cluster file here, or found a cluster with clavigerd --genesis", c.Cluster)
@@ -171,6 +182,15 @@ func Run(ctx context.Context, c *Config, p Platform, log *slog.Logger) error {
 	params.ClusterID, params.Endpoints = file.ClusterID, file.Endpoints
 	if params.Mode, err = c.mode(); err != nil {
 		return &cli.UsageError{Err: err}
+	}
+	if params.Access, err = c.access(); err != nil {
+		return &cli.UsageError{Err: err}
+	}
+	switch {
+	case params.Access.Anyone:
+		log.Warn("open_to_any_owner: whoever reaches this host may deploy, and fill it up to its limits")
+	case len(params.Access.Owners) == 0:
+		log.Warn("owners is empty: nobody may deploy; list owners in the configuration")
 	}
 	listener, err := net.Listen("tcp", c.Listen.API)
 	if err != nil {
@@ -192,11 +212,13 @@ func Run(ctx context.Context, c *Config, p Platform, log *slog.Logger) error {
 
 // serve runs both listeners until ctx ends or one of them fails.
 func (s *Service) serve(ctx context.Context, listener, admin net.Listener) error {
-	registry := prometheus.NewRegistry()
+	ended := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "claviger_fn_instances_ended_total", Help: "Idle instances ended to make room.",
+	}, func() float64 { return float64(s.engine.Ended()) })
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "claviger_fn_http_requests_total", Help: "Requests to the function API by method and HTTP status.",
 	}, []string{"method", "code"})
-	registry.MustRegister(requests, collectors.NewGoCollector(),
+	s.registry.MustRegister(requests, ended, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -204,6 +226,6 @@ func (s *Service) serve(ctx context.Context, listener, admin net.Listener) error
 	})
 	// The runtime listens only once it has its keys, so it is always ready.
 	ready := func(context.Context) error { return nil }
-	group.Go(func() error { return daemon.Serve(ctx, admin, httpapi.Admin(ready, registry, s.log), s.log) })
+	group.Go(func() error { return daemon.Serve(ctx, admin, httpapi.Admin(ready, s.registry, s.log), s.log) })
 	return group.Wait()
 }
