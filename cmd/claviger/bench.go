@@ -68,7 +68,7 @@ func measure(ctx context.Context, scenes []scene, budget time.Duration) ([]measu
 			if err := ctx.Err(); err != nil {
 				return nil, 0, err
 			}
-			runtime.GC() // nobody pays for the garbage of another
+			runtime.GC()                                       // nobody pays for the garbage of another
 			if _, err := timeRuns(&scenes[i], 1); err != nil { // nor for the caches of the CPU that it emptied
 				return nil, 0, err
 			}
