@@ -12,7 +12,7 @@ import (
 	"github.com/claviger/claviger/enclave/secret"
 )
 
-func testKey(t *testing.T) secret.Key {
+func testKey(t testing.TB) secret.Key {
 	t.Helper()
 	k, err := secret.Random(ArchiveKeySize)
 	if err != nil {

@@ -22,8 +22,9 @@ var (
 	ErrNotFresh = errors.New("raftstore: genesis is done once, on a store without any history")
 	// ErrConfig wraps every fault of a Config.
 	ErrConfig = errors.New("raftstore: configuration")
-	// ErrHalted says that the machine panicked on an entry: the store neither
-	// applies nor serves any more, while the process and its memory live on.
+	// ErrHalted says that the machine panicked on an entry, or halted by itself
+	// (Halter): the store neither applies nor serves any more and hands over
+	// leadership, while it goes on voting and the process and its memory live on.
 	ErrHalted = errors.New("raftstore: the machine has halted and applies no more entries")
 
 	// ErrTermFell and ErrSecondVote are broken rules of the stable store; a store that meets one stops.

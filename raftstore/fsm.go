@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync/atomic"
+	"sync"
 
 	"github.com/hashicorp/raft"
 )
@@ -28,8 +28,78 @@ type fsm struct {
 	machine Machine
 	members *members
 	log     *slog.Logger
-	applied atomic.Uint64
-	halted  atomic.Bool
+
+	progress progress
+	halt     sync.Once
+	haltedCh chan struct{} // closed when the machine has halted
+}
+
+// progress is the index of the last entry or configuration applied.
+type progress struct {
+	mu      sync.Mutex
+	applied uint64
+	changed chan struct{} // closed at the next change; nil while nobody looks
+}
+
+func (p *progress) set(index uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.applied = index
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
+	}
+}
+
+func (p *progress) get() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.applied
+}
+
+// look returns the index and a channel that is closed when it changes.
+func (p *progress) look() (uint64, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.changed == nil {
+		p.changed = make(chan struct{})
+	}
+	return p.applied, p.changed
+}
+
+// Halter is a Machine that may stop by itself at an entry it does not
+// understand. It is asked after every Apply and Restore; once it says true the
+// store is halted: see ErrHalted.
+type Halter interface{ Halted() bool }
+
+func newFSM(m Machine, members *members, log *slog.Logger) *fsm {
+	return &fsm{machine: m, members: members, log: log, haltedCh: make(chan struct{})}
+}
+
+func (f *fsm) isHalted() bool {
+	select {
+	case <-f.haltedCh:
+		return true
+	default:
+		return false
+	}
+}
+
+func (f *fsm) stop(why string, attrs ...any) {
+	f.halt.Do(func() {
+		f.log.Error("the machine is halted: this server applies and serves nothing any more; "+why, attrs...)
+		close(f.haltedCh)
+	})
+}
+
+// stopped asks a Halter.
+func (f *fsm) stopped(index uint64) bool {
+	h, ok := f.machine.(Halter)
+	if !ok || !h.Halted() {
+		return false
+	}
+	f.stop("it does not understand an entry", "index", index)
+	return true
 }
 
 var (
@@ -39,40 +109,42 @@ var (
 
 // Apply hands a command to the machine.
 func (f *fsm) Apply(l *raft.Log) (result any) {
-	if f.halted.Load() {
+	if f.isHalted() {
 		return ErrHalted
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			f.halted.Store(true)
 			// The value is not logged: it may hold a piece of the entry.
-			f.log.Error("the machine panicked on an entry and is halted", "index", l.Index, "panic_type", fmt.Sprintf("%T", r))
+			f.stop("it panicked on an entry", "index", l.Index, "panic_type", fmt.Sprintf("%T", r))
 			result = ErrHalted
 		}
 	}()
 	result = f.machine.Apply(l.Index, l.Data)
-	f.applied.Store(l.Index)
+	if f.stopped(l.Index) {
+		return ErrHalted
+	}
+	f.progress.set(l.Index)
 	return result
 }
 
 // StoreConfiguration follows committed configurations.
 func (f *fsm) StoreConfiguration(index uint64, c raft.Configuration) {
 	f.members.update(index, c)
-	if !f.halted.Load() {
-		f.applied.Store(index)
+	if !f.isHalted() {
+		f.progress.set(index)
 	}
 }
 
 // Snapshot captures the machine; what is written carries the applied index.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
-	if f.halted.Load() {
+	if f.isHalted() {
 		return nil, ErrHalted
 	}
 	w, err := f.machine.Snapshot()
 	if err != nil {
 		return nil, err
 	}
-	return &fsmSnapshot{applied: f.applied.Load(), state: w}, nil
+	return &fsmSnapshot{applied: f.progress.get(), state: w}, nil
 }
 
 // Restore replaces the machine's state.
@@ -88,7 +160,11 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	if err := f.machine.Restore(rc); err != nil {
 		return fmt.Errorf("raftstore: restoring the machine: %w", err)
 	}
-	f.applied.Store(binary.BigEndian.Uint64(head[8:]))
+	applied := binary.BigEndian.Uint64(head[8:])
+	if f.stopped(applied) {
+		return ErrHalted
+	}
+	f.progress.set(applied)
 	return nil
 }
 

@@ -133,10 +133,70 @@ func (a *memArchive) copy() [][]byte {
 // testNet connects stores by net.Pipe; it plays the authenticated channel: who
 // dials is who Serve is told.
 type testNet struct {
-	mu    sync.Mutex
-	nodes map[ServerID]*testNode
-	down  map[ServerID]bool
-	conns map[net.Conn][2]ServerID
+	mu       sync.Mutex
+	nodes    map[ServerID]*testNode
+	down     map[ServerID]bool
+	conns    map[net.Conn][2]ServerID
+	timeouts map[string]Timeouts // by name; the default where there is none
+	machines map[string]Machine  // by name; a listMachine where there is none
+	drop     func(from, to ServerID, request []byte) bool
+	held     map[ServerID]chan struct{} // replies on connections dialled by it wait until the channel is closed
+}
+
+// testConn is the dialling end of a channel, where the adversary sits.
+type testConn struct {
+	net.Conn
+	net      *testNet
+	from, to ServerID
+}
+
+func (c *testConn) Write(p []byte) (int, error) {
+	c.net.mu.Lock()
+	drop := c.net.drop
+	c.net.mu.Unlock()
+	if drop != nil && drop(c.from, c.to, p) {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *testConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.net.mu.Lock()
+	held := c.net.held[c.from]
+	c.net.mu.Unlock()
+	if held != nil {
+		<-held
+	}
+	return n, err
+}
+
+// dropping loses requests, each one write, for which f says so; nil ends it.
+func (n *testNet) dropping(f func(from, to ServerID, request []byte) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.drop = f
+}
+
+// hold keeps back the replies to what id has asked until the result is called.
+func (n *testNet) hold(id ServerID) (release func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	gate := make(chan struct{})
+	n.held[id] = gate
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.held, id)
+		close(gate)
+	}
+}
+
+// split loses all requests between those listed and the rest.
+func (n *testNet) split(side ...ServerID) {
+	n.dropping(func(from, to ServerID, _ []byte) bool {
+		return slices.Contains(side, from) != slices.Contains(side, to)
+	})
 }
 
 type testNode struct {
@@ -163,7 +223,7 @@ func (d testDialer) Dial(_ context.Context, id ServerID, addr string) (net.Conn,
 	a, b := net.Pipe()
 	d.net.conns[a] = [2]ServerID{d.self, id}
 	go n.Serve(b, d.self)
-	return a, nil
+	return &testConn{a, d.net, d.self, id}, nil
 }
 
 // cut isolates a server: its connections break and new ones are refused.
@@ -186,7 +246,8 @@ func (n *testNet) heal(id ServerID) {
 }
 
 func newTestNet() *testNet {
-	return &testNet{nodes: map[ServerID]*testNode{}, down: map[ServerID]bool{}, conns: map[net.Conn][2]ServerID{}}
+	return &testNet{nodes: map[ServerID]*testNode{}, down: map[ServerID]bool{}, conns: map[net.Conn][2]ServerID{},
+		timeouts: map[string]Timeouts{}, machines: map[string]Machine{}, held: map[ServerID]chan struct{}{}}
 }
 
 func testLogger() *slog.Logger {
@@ -203,8 +264,12 @@ func (n *testNet) start(t *testing.T, name string) *testNode {
 		t.Fatal(err)
 	}
 	node := &testNode{id: sha256.Sum256([]byte(name)), addr: name + ":1", machine: &listMachine{}, archive: &memArchive{}, key: key}
+	var machine Machine = node.machine
+	if m := n.machines[name]; m != nil {
+		machine = m
+	}
 	node.Store, err = Open(Config{ID: node.id, Address: node.addr, ClusterID: [32]byte{1}, Epoch: 1,
-		Machine: node.machine, Dialer: testDialer{n, node.id}, Archive: node.archive, ArchiveKey: key, Logger: testLogger()})
+		Machine: machine, Timeouts: n.timeouts[name], Dialer: testDialer{n, node.id}, Archive: node.archive, ArchiveKey: key, Logger: testLogger()})
 	if err != nil {
 		t.Fatal(err)
 	}

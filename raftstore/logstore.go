@@ -14,6 +14,8 @@ type logStore struct {
 	mu      sync.RWMutex
 	first   uint64 // index of entries[0] when there is one
 	entries []raft.Log
+	term    uint64 // of the entry stored last
+	begin   uint64 // index of the first entry stored in a row with that term
 }
 
 var (
@@ -88,8 +90,36 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	}
 	for _, l := range logs {
 		s.entries = append(s.entries, *l)
+		if l.Term != s.term {
+			s.term, s.begin = l.Term, l.Index
+		}
 	}
 	return nil
+}
+
+// firstOf is the index of the first entry of term, for a term this server
+// leads: its leader alone makes entries of a term, so the first one of it that
+// is stored here is the first there is. It does not depend on what has been
+// compacted since.
+func (s *logStore) firstOf(term uint64) (uint64, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.begin, s.begin != 0 && s.term == term
+}
+
+// lastApplicable is the index of the last entry up to index that reaches the
+// machine: a command or a configuration. It is 0 where none is left in the log;
+// what has been compacted away has been applied.
+func (s *logStore) lastApplicable(index uint64) uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for i := min(index, s.last()); len(s.entries) > 0 && i >= s.first; i-- {
+		switch s.entries[i-s.first].Type {
+		case raft.LogCommand, raft.LogConfiguration:
+			return i
+		}
+	}
+	return 0
 }
 
 // DeleteRange drops entries from one end of the log: the front when raft

@@ -39,23 +39,6 @@ func (s *Store) Propose(ctx context.Context, entry []byte) (uint64, any, error) 
 	return f.Index(), f.Response(), nil
 }
 
-// SafeRead returns once a read of the machine is linearizable: everything
-// committed before the call has been applied here. It is a barrier committed
-// through the log, so it costs one commit; a read index with counted
-// acknowledgements may replace it behind this signature.
-func (s *Store) SafeRead(ctx context.Context) error {
-	if err := s.servable(ctx); err != nil {
-		return err
-	}
-	if err := s.await(ctx, s.raft.Barrier(wait(ctx))); err != nil {
-		return err
-	}
-	if s.Halted() {
-		return ErrHalted
-	}
-	return nil
-}
-
 // servable refuses without touching raft's main loop what cannot succeed.
 func (s *Store) servable(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -145,8 +128,9 @@ func (s *Store) IsLeader() bool { return s.raft.State() == raft.Leader }
 func (s *Store) LeaderChanges() <-chan bool { return s.raft.LeaderCh() }
 
 // AppliedIndex is the index of the last entry or configuration the machine has
-// applied here. Barriers and raft's own entries do not count.
-func (s *Store) AppliedIndex() uint64 { return s.fsm.applied.Load() }
+// applied here. Barriers and raft's own entries do not count, and neither does
+// the entry that halted the machine.
+func (s *Store) AppliedIndex() uint64 { return s.fsm.progress.get() }
 
 // CommitIndex is the highest index known here to be committed.
 func (s *Store) CommitIndex() uint64 { return s.raft.CommitIndex() }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,10 +64,14 @@ type Store struct {
 	raft    *raft.Raft
 	trans   *transport
 	journal *journal
+	logs    *logStore
 	stable  *stableStore
 	fsm     *fsm
+	reads   reads
 	fence   *fence
 	metrics *metrics
+
+	stateChanged chan raft.Observation // a token after every change of raft's state; for the rounds of reads
 
 	stopOnce sync.Once
 	stopErr  error
@@ -92,16 +97,19 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, log: log, fence: newFence(), stopped: make(chan struct{})}
 	s.journal = &journal{seal: seal, archive: cfg.Archive, fence: s.fence, relaxed: cfg.NoFsyncUnsafe}
 	s.trans = newTransport(cfg.ID, cfg.Address, cfg.Dialer, cfg.Timeouts, s.fence, log)
-	s.fsm = &fsm{machine: cfg.Machine, members: s.trans.members, log: log}
+	s.fsm = newFSM(cfg.Machine, s.trans.members, log)
+	s.logs = &logStore{journal: s.journal}
+	s.reads.prove = s.proveLeadership
 	s.stable = &stableStore{journal: s.journal, fence: s.fence}
 	snaps := &snapshotStore{journal: s.journal, members: s.trans.members}
-	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, &logStore{journal: s.journal}, s.stable, snaps, s.trans)
+	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, snaps, s.trans)
 	if err != nil {
 		s.trans.Close()
 		return nil, fmt.Errorf("raftstore: starting raft: %w", err)
 	}
 	leader := func() raft.ServerID { _, id := s.raft.LeaderWithID(); return id }
 	s.trans.leader.Store(&leader)
+	s.watchState()
 	s.metrics = newMetrics(s, cfg.Registerer)
 	go s.guard()
 	return s, nil
@@ -123,13 +131,48 @@ func (s *Store) raftConfig() *raft.Config {
 	return rc
 }
 
-// guard stops the store when the fence goes up.
+// watchState lets raft say when it changes state. A token that finds the
+// channel full is dropped: whoever takes the one in it looks at the state then.
+func (s *Store) watchState() {
+	s.stateChanged = make(chan raft.Observation, 1)
+	s.raft.RegisterObserver(raft.NewObserver(s.stateChanged, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.RaftState)
+		return ok
+	}))
+}
+
+// guard stops the store when the fence goes up, and keeps a halted one from leading.
 func (s *Store) guard() {
-	select {
-	case <-s.fence.done:
-		s.log.Error("the store stops", "reason", s.fence.err)
-		s.Shutdown()
-	case <-s.stopped:
+	halted, wait := s.fsm.haltedCh, s.cfg.Timeouts.Election
+	var look <-chan time.Time
+	for {
+		select {
+		case <-s.fence.done:
+			s.log.Error("the store stops", "reason", s.fence.err)
+			s.Shutdown()
+			return
+		case <-s.stopped:
+			return
+		case <-halted:
+			halted = nil
+		case <-look:
+		}
+		if s.IsLeader() {
+			// Backing off: where every voter is halted, leadership would go in circles and fill the log.
+			s.abdicate()
+			wait = min(2*wait, maxHaltedLead)
+		}
+		look = time.After(wait)
+	}
+}
+
+// maxHaltedLead bounds how long a halted server leads before it tries again to hand over.
+const maxHaltedLead = 10 * time.Second
+
+// abdicate hands leadership to a server that may be able to apply and serve.
+func (s *Store) abdicate() {
+	if err := s.raft.LeadershipTransfer().Error(); err != nil {
+		s.log.Warn("halted, and leadership was not handed over", "reason", err)
 	}
 }
 
@@ -161,8 +204,8 @@ func (s *Store) Done() <-chan struct{} { return s.stopped }
 // the stable store; nil while it runs and after an ordinary Shutdown.
 func (s *Store) Err() error { return s.fence.check() }
 
-// Halted reports whether the machine panicked: see ErrHalted.
-func (s *Store) Halted() bool { return s.fsm.halted.Load() }
+// Halted reports whether the machine panicked or said that it has halted: see ErrHalted.
+func (s *Store) Halted() bool { return s.fsm.isHalted() }
 
 // Shutdown stops the server at once, without handing over leadership (see
 // TransferLeadership), and closes the archive. It returns the archive's error.
@@ -170,6 +213,7 @@ func (s *Store) Shutdown() error {
 	s.stopOnce.Do(func() {
 		s.trans.Close() // first: raft waits for its requests in flight
 		s.raft.Shutdown().Error()
+		s.reads.work.Wait()
 		s.metrics.unregister()
 		s.stopErr = s.journal.close()
 		close(s.stopped)

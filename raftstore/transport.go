@@ -34,6 +34,7 @@ type transport struct {
 	log      *slog.Logger
 	consumer chan raft.RPC
 	members  *members
+	acks     *acks
 	leader   atomic.Pointer[func() raft.ServerID]
 	refused  atomic.Uint64
 
@@ -64,7 +65,7 @@ type peerConn struct {
 func newTransport(self ServerID, addr string, d Dialer, t Timeouts, f *fence, log *slog.Logger) *transport {
 	ctx, cancel := context.WithCancel(context.Background())
 	tr := &transport{self: self, addr: raftAddress(self, addr), dialer: d, timeouts: t, fence: f, log: log,
-		consumer: make(chan raft.RPC), ctx: ctx, cancel: cancel,
+		consumer: make(chan raft.RPC), acks: newAcks(), ctx: ctx, cancel: cancel,
 		idle: map[ServerID][]*peerConn{}, open: map[ServerID]map[*peerConn]bool{}, inbound: map[ServerID]map[net.Conn]bool{}}
 	tr.members = newMembers(tr.drop)
 	return tr
@@ -98,9 +99,13 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	if err != nil {
 		return err
 	}
+	stamp := t.acks.sent()
 	rep, err := t.call(id, target, frameAppend, payload)
 	if err != nil {
 		return err
+	}
+	if rep.OK && rep.Term == args.Term {
+		t.acks.note(id, args.Term, stamp)
 	}
 	*resp = raft.AppendEntriesResponse{Term: rep.Term, LastLog: rep.LastLog, Success: rep.OK, NoRetryBackoff: rep.NoRetryBackoff}
 	return nil

@@ -1,0 +1,214 @@
+package raftstore
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// roundLimit ends a round that neither a majority nor a loss of leadership ends.
+	roundLimit = 5 * time.Second
+	// commitPoll is how often a new leader looks whether it has committed in its
+	// term: raft tells nobody when its commit index moves.
+	commitPoll = time.Millisecond
+)
+
+// SafeRead returns once a read of the machine is linearizable: everything
+// committed before the call has been applied here. It writes nothing.
+//
+// It is a read index (Ongaro, §6.4) with these conditions. This server leads a
+// term T and has committed an entry of T, so that its commit index covers all
+// that earlier terms committed. The commit index is taken after the read began.
+// Then a majority of the voters of the latest appended configuration answer, in
+// term T, requests that were sent after the read began: none of them can have
+// helped a leader of a later term to commit anything before it. At last the
+// machine has applied the index. No clock is trusted.
+//
+// Reads are batched: all that wait share one round, and one that arrives during
+// a round waits for the next. Errors are those of Propose, but nothing is ever
+// in doubt.
+func (s *Store) SafeRead(ctx context.Context) error {
+	if err := s.servable(ctx); err != nil {
+		return err
+	}
+	r := s.reads.join()
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if r.err != nil {
+		return r.err
+	}
+	return s.reach(ctx, r.index)
+}
+
+// reach waits until the machine has applied index.
+func (s *Store) reach(ctx context.Context, index uint64) error {
+	for {
+		if s.Halted() {
+			return ErrHalted
+		}
+		applied, changed := s.fsm.progress.look()
+		if applied >= index {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-s.fsm.haltedCh:
+		case <-s.trans.ctx.Done():
+			return s.translate(raft.ErrRaftShutdown)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// reads gathers readers into rounds. One goroutine runs the rounds, one after
+// the other, and ends when nobody waits.
+type reads struct {
+	prove func() (index uint64, err error)
+
+	mu        sync.Mutex
+	gathering *round // readers of the next round; nil when nobody waits
+	running   bool
+	rounds    uint64
+	work      sync.WaitGroup
+}
+
+type round struct {
+	done  chan struct{}
+	index uint64 // to be applied; written before done is closed
+	err   error  // as index
+}
+
+// join returns the round that begins after this call.
+func (b *reads) join() *round {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.gathering == nil {
+		b.gathering = &round{done: make(chan struct{})}
+	}
+	if !b.running {
+		b.running = true
+		b.work.Go(b.run)
+	}
+	return b.gathering
+}
+
+func (b *reads) run() {
+	for {
+		runtime.Gosched() // those whom the last round has just answered may ask again: one more round saved
+		b.mu.Lock()
+		r := b.gathering
+		b.gathering = nil
+		if r == nil {
+			b.running = false
+			b.mu.Unlock()
+			return
+		}
+		b.rounds++
+		b.mu.Unlock()
+		r.index, r.err = b.prove()
+		close(r.done)
+	}
+}
+
+func (b *reads) count() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rounds
+}
+
+// leading returns the term this server leads. Raft leaves the state Leader
+// before its term rises and enters it in the term it was elected for, so the
+// state belongs to a term that is the same on both sides of the look at it.
+func (s *Store) leading() (term uint64, ok bool) {
+	term = s.raft.CurrentTerm()
+	ok = s.raft.State() == raft.Leader
+	return term, ok && s.raft.CurrentTerm() == term
+}
+
+func (s *Store) stillLeads(term uint64) bool {
+	now, ok := s.leading()
+	return ok && now == term
+}
+
+// proveLeadership runs one round and returns the index to be applied.
+func (s *Store) proveLeadership() (uint64, error) {
+	term, ok := s.leading()
+	if !ok {
+		return 0, s.translate(raft.ErrNotLeader)
+	}
+	limit := time.NewTimer(roundLimit)
+	defer limit.Stop()
+	if err := s.awaitCommitIn(term, limit.C); err != nil {
+		return 0, err
+	}
+	index := s.logs.lastApplicable(s.raft.CommitIndex())
+	self, start := s.cfg.ID.raftID(), s.configuration()
+	s.trans.acks.begin(term)
+	defer s.trans.acks.end()
+	if !s.trans.acks.majority(start, self) {
+		s.raft.VerifyLeader() // sends heartbeats now; what it answers is not used
+	}
+	for !s.trans.acks.majority(start, self) || !s.trans.acks.majority(s.configuration(), self) {
+		if err := pauseOn(s, term, s.trans.acks.news, limit.C); err != nil {
+			return 0, err
+		}
+	}
+	// Our own vote: it has gone to nobody of a later term yet.
+	if !s.stillLeads(term) {
+		return 0, s.translate(raft.ErrNotLeader)
+	}
+	return index, nil
+}
+
+// configuration is the latest appended one, committed or not.
+func (s *Store) configuration() raft.Configuration {
+	f := s.raft.GetConfiguration() // answered from memory, without the main loop
+	return f.Configuration()
+}
+
+// awaitCommitIn waits until an entry of term is committed: raft appends one as
+// soon as it leads. Before that, the commit index may miss what an earlier
+// leader has acknowledged.
+func (s *Store) awaitCommitIn(term uint64, limit <-chan time.Time) error {
+	committed := func() bool {
+		first, ok := s.logs.firstOf(term)
+		return ok && s.raft.CommitIndex() >= first
+	}
+	if committed() {
+		return nil
+	}
+	tick := time.NewTicker(commitPoll)
+	defer tick.Stop()
+	for !committed() {
+		if err := pauseOn(s, term, tick.C, limit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pauseOn waits for news, or fails when leadership of term, the store or the
+// limit has ended.
+func pauseOn[T any](s *Store, term uint64, news <-chan T, limit <-chan time.Time) error {
+	select {
+	case <-news:
+		return nil
+	case <-s.stateChanged:
+		if !s.stillLeads(term) {
+			return s.translate(raft.ErrNotLeader)
+		}
+		return nil
+	case <-s.trans.ctx.Done():
+		return s.translate(raft.ErrRaftShutdown)
+	case <-limit:
+		return ErrNoQuorum
+	}
+}
