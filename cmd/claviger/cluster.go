@@ -13,7 +13,8 @@ import (
 )
 
 func clusterCommand(s *cli.Streams) *cobra.Command {
-	return cli.Group("cluster", "Look at a cluster", clusterStatusCommand(s))
+	return cli.Group("cluster", "Look at a cluster, and found one",
+		clusterStatusCommand(s), clusterOperatorKeyCommand(s), clusterApproveCommand(s))
 }
 
 func clusterStatusCommand(s *cli.Streams) *cobra.Command {

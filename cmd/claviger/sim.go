@@ -1,9 +1,6 @@
 package main
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -109,16 +106,6 @@ func simInit(s *cli.Streams, dir string, port int) error {
 		fmt.Fprintf(w, "  go run ./cmd/clavigerd-sim %s\n", filepath.Join(dir, "c.yaml"))
 		fmt.Fprintf(w, "  go run ./cmd/claviger-fn-sim %s\n", filepath.Join(dir, "fn.yaml"))
 	})
-}
-
-// writeOperator makes the one operator key of the simulation and returns its public half in hex. The ceremony with
-// several people comes with governance.
-func writeOperator(name string) (string, error) {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(public), writeNew(name, []byte(hex.EncodeToString(private.Seed())+"\n"))
 }
 
 // writeNew writes a file that must not exist yet, readable by its owner only.
