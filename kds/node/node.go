@@ -236,6 +236,10 @@ func (n *Node) watch(ctx context.Context) {
 		case <-n.ctx.Done():
 			return
 		case <-s.Done():
+			if err := s.Err(); err != nil {
+				n.outlast(ctx, err)
+				return
+			}
 			n.cancel(errors.Join(raftstore.ErrStopped, s.Err()))
 			return
 		case <-replaced:

@@ -120,6 +120,9 @@ func (n *Node) readiness(context.Context) error {
 	default:
 	}
 	store := n.store.Load()
+	if store.Err() != nil {
+		return ErrStoreFailed
+	}
 	if store.Halted() || n.machine.Halted() != nil {
 		return errors.New("not ready: this build does not understand an entry of the log; update it")
 	}
