@@ -52,11 +52,11 @@ func measure(ctx context.Context, scenes []scene, budget time.Duration) ([]measu
 	rounds := make([][]float64, len(scenes)) // nanoseconds per run
 	batch := make([]int, len(scenes))
 	for i := range scenes {
-		once, err := timeRuns(&scenes[i], 1) // the first run warms up and is not counted
-		if err != nil {
+		if _, err := timeRuns(&scenes[i], 1); err != nil { // warms up
 			return nil, 0, err
 		}
-		if once, err = timeRuns(&scenes[i], 1); err != nil {
+		once, err := timeRuns(&scenes[i], 1)
+		if err != nil {
 			return nil, 0, err
 		}
 		batch[i] = min(int(float64(batchTime)/max(once, 1))+1, 100)
@@ -68,8 +68,9 @@ func measure(ctx context.Context, scenes []scene, budget time.Duration) ([]measu
 			if err := ctx.Err(); err != nil {
 				return nil, 0, err
 			}
-			runtime.GC()                                       // nobody pays for the garbage of another
-			if _, err := timeRuns(&scenes[i], 1); err != nil { // nor for the caches of the CPU that it emptied
+			// Nobody pays for the garbage of another, nor for the caches of the CPU that its collection emptied.
+			runtime.GC()
+			if _, err := timeRuns(&scenes[i], 1); err != nil {
 				return nil, 0, err
 			}
 			each, err := timeRuns(&scenes[i], batch[i])

@@ -45,14 +45,8 @@ func TestBenchVerify(t *testing.T) {
 			t.Errorf("allocations %v, %v, %v", r[0].Allocs, r[1].Allocs, r[2].Allocs)
 		}
 	}
-}
-
-func TestBenchVerifyText(t *testing.T) {
-	t.Parallel()
-	var out, errs bytes.Buffer
-	if code := run(t.Context(), []string{"bench", "verify", "--budget", "1ms"}, nil, nil, &out, &errs); code != 0 {
-		t.Fatalf("exit code %d: %s", code, &errs)
-	}
+	out.Reset()
+	b.write(&out)
 	for _, want := range []string{"ecdsa.VerifyASN1", "tdx/warm-platform", "× 9 (", "≤ 1.25", "cores"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the text lacks %q:\n%s", want, &out)
