@@ -50,7 +50,7 @@ var house = map[string]rule{
 
 	"policy": {may: []string{"attest"}, pure: true},
 
-	"kds":         {may: []string{"policy", "attest", "attest/ear", "enclave/secret", "kds/api", "kds/derive", "kds/state", "kds/tlog"}},
+	"kds":         {may: []string{"policy", "attest", "attest/ear", "attest/pck", "enclave/secret", "kds/api", "kds/derive", "kds/state", "kds/tlog"}},
 	"kds/api":     {pure: true},
 	"kds/derive":  {may: []string{"enclave/secret"}, pure: true},
 	"kds/state":   {may: []string{"kds/api"}, pure: true},

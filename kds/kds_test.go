@@ -255,7 +255,8 @@ func TestNotLeaderNamesTheLeader(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	leader := api.ID{7}
-	admitted := &state.Admit{Epoch: 1, NodePolicy: 1, Slot: "b", Incarnation: 1, ServerID: leader, PlatformID: [32]byte{1}, RaftAddr: "b:1", APIAddr: "b:2"}
+	w.release(w.evidence(w.platform("one", ""), app()), request()) // replicates the collateral
+	admitted := &state.Admit{Epoch: 1, NodePolicy: 1, CollateralKey: platformKey, CollateralVersion: 1, Slot: "b", Incarnation: 1, ServerID: leader, PlatformID: [32]byte{1}, RaftAddr: "b:1", APIAddr: "b:2"}
 	if _, err := propose[state.Admitted](t.Context(), w.replica, admitted); err != nil {
 		t.Fatal(err)
 	}

@@ -81,7 +81,7 @@ func (s *Service) release(ctx context.Context, ev api.Evidence, req api.KeyReque
 	if err := ask.constraint.Check(a.verified, a.now); err != nil {
 		return api.KeyReply{}, err
 	}
-	if err := s.replicate(ctx, a, view.Epoch); err != nil {
+	if err := a.Replicate(ctx, s.Replica, view.Epoch); err != nil {
 		return api.KeyReply{}, err
 	}
 	// 3. Derive, in the realm that follows from the evidence.
@@ -172,7 +172,7 @@ func (s *Service) derive(view state.View, a ask, realm derive.Realm, v api.Versi
 
 // record commits a release and returns the receipt. rec gets its request id
 // here.
-func (s *Service) record(ctx context.Context, view state.View, a *assessment, rec api.Record) (*api.Receipt, error) {
+func (s *Service) record(ctx context.Context, view state.View, a *Assessment, rec api.Record) (*api.Receipt, error) {
 	id, err := secret.Random(len(rec.RequestID))
 	if err != nil {
 		return nil, err

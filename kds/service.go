@@ -70,6 +70,7 @@ type Config struct {
 	Verifier   *attest.Verifier      // its root must be the one of the genesis manifest
 	Secrets    *Secrets              // of the cluster that Machine holds
 	Collateral CollateralSource      // nil: only evidence and the replicated set supply collateral
+	Assessor   *Assessor             // shared with all that judges evidence in this node; nil: made of Machine, Verifier, Collateral, Clock and Logger
 	Clock      func() time.Time      // local clock; never moves the time floor
 	Peers      func() Peers          // nil: Cluster shows no voters and no leader
 	Logger     *slog.Logger          // nil: silent
@@ -81,7 +82,6 @@ type Service struct {
 	Config
 	metrics *metrics
 	founded atomic.Pointer[founded]
-	fetcher fetcher
 }
 
 // founded is what a service has checked about the cluster it serves.
@@ -100,6 +100,12 @@ func New(c Config) (*Service, error) {
 	}
 	if c.Peers == nil {
 		c.Peers = func() Peers { return Peers{} }
+	}
+	if c.Assessor == nil {
+		c.Assessor = &Assessor{Machine: c.Machine, Verifier: c.Verifier, Source: c.Collateral, Clock: c.Clock, Logger: c.Logger}
+	}
+	if c.Assessor.Machine != c.Machine || c.Assessor.Verifier != c.Verifier || c.Assessor.Clock == nil {
+		return nil, fmt.Errorf("%w: the Assessor is of another node", ErrConfig)
 	}
 	m, err := newMetrics(c.Registerer)
 	if err != nil {
@@ -151,13 +157,7 @@ func (s *Service) cluster() (state.View, *api.Manifest, error) {
 
 // now is the instant that decisions are made for: the local clock, but never
 // before the latest signed time the cluster has seen.
-func (s *Service) now(view state.View) time.Time {
-	now := s.Clock().UTC()
-	if view.TimeFloor.After(now) {
-		return view.TimeFloor
-	}
-	return now
-}
+func (s *Service) now(view state.View) time.Time { return s.Assessor.instant(view) }
 
 // Cluster describes the cluster as this node knows it. It needs no quorum, so
 // that clients find the leader from any node; everything in it that matters

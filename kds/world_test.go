@@ -93,6 +93,9 @@ func must[T any](t testing.TB) func(T, error) T {
 	}
 }
 
+// platformKey is the key of the collateral of every platform in these tests.
+var platformKey = state.CollateralKey{TEE: "sgx", FMSPC: simpki.DefaultFMSPC, CA: "platform"}
+
 const nodePolicy = "C:4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e4e SEC:STALE"
 
 func newWorld(t testing.TB) *world {

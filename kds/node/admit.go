@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/state"
 	"github.com/claviger/claviger/raftstore"
@@ -21,8 +23,6 @@ const (
 	maxJoinWait   = 2 * time.Second
 	progressEvery = 10 * time.Millisecond
 )
-
-func isNotNewer(err error) bool { return errors.Is(err, state.ErrNotNewer) }
 
 // admit answers one join/1 channel. The channel is attested in both directions
 // and the joiner satisfies the node policy: ratls and verifyInbound saw to that.
@@ -44,17 +44,24 @@ func (n *Node) admit(c *ratls.Conn) {
 		return
 	}
 	n.log.Warn("join: admission failed", "joiner", req.Slot, "reason", err)
+	n.refuseJoin(c, refusalOf(err))
+}
+
+// refusalOf is what the joiner hears. Rejections of the state are final for
+// this boot, unless something moved during the admission; the rest may pass.
+func refusalOf(err error) *RefusedError {
 	if r, ok := errors.AsType[*RefusedError](err); ok {
-		n.refuseJoin(c, r.Retry, r.Text)
-		return
+		return r
 	}
-	// Rejections of the state are final for this request, the rest may pass.
-	rejected, final := errors.AsType[*state.Rejected](err)
-	text := "the cluster could not complete the admission; try again"
-	if final {
-		text = rejected.Error()
+	rejected, ok := errors.AsType[*state.Rejected](err)
+	if !ok {
+		return &RefusedError{Retry: true, Text: "the cluster could not complete the admission; try again"}
 	}
-	n.refuseJoin(c, !final || errors.Is(rejected, state.ErrIncarnation), text)
+	r := &RefusedError{Text: rejected.Error(), Superseded: errors.Is(rejected, state.ErrSuperseded)}
+	for _, moved := range []error{state.ErrIncarnation, state.ErrCollateral, state.ErrNodePolicy, state.ErrNotNewer} {
+		r.Retry = r.Retry || errors.Is(rejected, moved)
+	}
+	return r
 }
 
 // oneAdmission lets one admission run at a time. Its place is free again before
@@ -72,21 +79,22 @@ func (n *Node) oneAdmission(ctx context.Context, c *ratls.Conn, req joinRequest)
 func (n *Node) redirect(c *ratls.Conn, s *raftstore.Store) {
 	id, addr, ok := s.Leader()
 	if !ok || id == n.boot.id {
-		n.refuseJoin(c, true, "no leader is known; try again when a majority of the nodes is up")
+		n.refuseJoin(c, &RefusedError{Retry: true, Text: "no leader is known; try again when a majority of the nodes is up"})
 		return
 	}
 	send(c, kindRedirect, joinRedirect{Addr: addr})
 }
 
-func (n *Node) refuseJoin(c *ratls.Conn, retry bool, text string) {
-	send(c, kindRefusal, joinRefusal{Retry: retry, Text: text})
+func (n *Node) refuseJoin(c *ratls.Conn, r *RefusedError) {
+	send(c, kindRefusal, joinRefusal{Retry: r.Retry, Superseded: r.Superseded, Text: r.Text})
 }
 
-// admission is DESIGN §6 step by step. Until the joiner's Admit entry is
-// committed it receives nothing; until it holds the roots it is in no
-// configuration; until it has caught up it has no vote; and the older boot of
-// its slot is gone before it gets one. Each change names the configuration it
-// is based on. An interrupted admission of the same boot is taken up again.
+// admission is DESIGN §6 step by step. Until the joiner's Admit entry of this
+// very attempt is committed, by collateral that is still current then, it
+// receives nothing; until it holds the roots it is in no configuration; until
+// it has caught up it has no vote; and the older boot of its slot is gone before
+// it gets one. Each change names the configuration it is based on. The same boot
+// may try again after an interruption: it is judged again, and admitted again.
 func (n *Node) admission(ctx context.Context, c *ratls.Conn, req joinRequest) error {
 	s := n.store.Load()
 	if req.Version != 1 {
@@ -98,53 +106,71 @@ func (n *Node) admission(ctx context.Context, c *ratls.Conn, req joinRequest) er
 	if err := s.SafeRead(ctx); err != nil { // we lead, and our state is current
 		return err
 	}
-	j, err := n.judgeAgain(ctx, c)
+	policyVersion := n.machine.View().NodePolicy // before the judgement, so that Apply sees a change in between
+	a, err := n.judgeAgain(ctx, c)
 	if err != nil {
 		return err
 	}
-	platform := j.verified.Claims().Platform.ID()
-	if err := n.checkSlot(ctx, req.Slot, c.Peer().Key, platform); err != nil {
+	if err := n.checkSlot(ctx, req.Slot, c.Peer().Key, a.Verified().Claims().Platform.ID()); err != nil {
 		return err
 	}
-	if err := n.replicateCollateral(ctx, j); err != nil {
+	if err := a.Replicate(ctx, replica{s}, n.membership().Epoch); err != nil {
 		return err
 	}
-	member, err := n.commitAdmission(ctx, c.Peer().Key, platform, req)
+	member, err := n.commitAdmission(ctx, c.Peer().Key, policyVersion, a, req)
 	if err != nil {
 		return err
 	}
 	if err := n.grant(c, member); err != nil {
 		return fmt.Errorf("handing over the secrets: %w", err)
 	}
+	return n.promote(ctx, c, member)
+}
+
+// promote moves a joiner that holds the secrets into the configuration.
+func (n *Node) promote(ctx context.Context, c *ratls.Conn, member state.Member) error {
 	index, err := n.catchUp(ctx, c, member)
 	if err != nil {
 		return fmt.Errorf("catching up: %w", err)
 	}
+	// The slot may be another boot's by now, admitted by a leader in between. A
+	// boot that no slot names never gets a vote: that is what lets a superseded
+	// one believe a peer who says that it is out.
+	if !n.holds(member) {
+		return &RefusedError{Superseded: true, Text: state.ErrSuperseded.Error()}
+	}
 	if index, err = n.removeSuperseded(ctx, index); err != nil {
 		return err
 	}
-	if _, err := s.AddVoter(ctx, raftstore.ServerID(member.ServerID), member.RaftAddr, index); err != nil {
+	if _, err := n.store.Load().AddVoter(ctx, raftstore.ServerID(member.ServerID), member.RaftAddr, index); err != nil {
 		return err
 	}
 	n.log.Info("promoted", "member", member.Slot, "incarnation", member.Incarnation)
 	return send(c, kindPromoted, joinIndex{})
 }
 
+// holds reports whether the slot is still this boot's.
+func (n *Node) holds(member state.Member) bool {
+	return slices.ContainsFunc(n.machine.View().Members, func(m state.Member) bool {
+		return m.Slot == member.Slot && m.ServerID == member.ServerID
+	})
+}
+
 // judgeAgain judges the evidence with the state as it is now and not as it was
 // at the handshake: the joiner may have waited, and collateral moved.
-func (n *Node) judgeAgain(ctx context.Context, c *ratls.Conn) (*judgement, error) {
+func (n *Node) judgeAgain(ctx context.Context, c *ratls.Conn) (*kds.Assessment, error) {
 	peer := c.Peer()
-	j, err := n.judge.judge(ctx, peer.Evidence)
+	a, err := n.judge.Assess(ctx, peer.Evidence.Quote, peer.Evidence.Collateral, kds.ForRoots)
 	if err != nil {
-		return nil, &RefusedError{Text: err.Error()}
+		return nil, &RefusedError{Retry: errors.Is(err, kds.ErrStale), Text: err.Error()}
 	}
-	if j.verified.Claims().ReportData != peer.ReportData {
+	if a.Verified().Claims().ReportData != peer.ReportData {
 		return nil, &RefusedError{Text: "the evidence is of another channel"}
 	}
-	if err := checkNodePolicy(n.membership().manifest, j.verified, n.judge.now()); err != nil {
+	if err := checkNodePolicy(n.membership().manifest, a.Verified(), a.Now()); err != nil {
 		return nil, &RefusedError{Text: err.Error()}
 	}
-	return j, nil
+	return a, nil
 }
 
 // checkSlot decides whether the joiner may have the slot. A slot belongs to the
@@ -153,7 +179,14 @@ func (n *Node) judgeAgain(ctx context.Context, c *ratls.Conn) (*judgement, error
 func (n *Node) checkSlot(ctx context.Context, slot string, joiner, platform [32]byte) error {
 	v := n.machine.View()
 	for _, m := range v.Members {
+		if m.Slot == slot && slices.Contains(m.Former, joiner) {
+			return n.superseded(joiner)
+		}
+	}
+	for _, m := range v.Members {
 		switch {
+		case m.Slot != slot && m.PlatformID == platform:
+			return &RefusedError{Text: state.ErrOneSlot.Error()}
 		case m.Slot != slot:
 			continue
 		case m.PlatformID != platform:
@@ -170,6 +203,15 @@ func (n *Node) checkSlot(ctx context.Context, slot string, joiner, platform [32]
 		return &RefusedError{Text: fmt.Sprintf("the cluster has %d slots already, the most this build allows", MaxSlots)}
 	}
 	return nil
+}
+
+// superseded answers a boot whose slot a newer one has. While it is still in
+// the configuration its roots may be needed: it must not give up.
+func (n *Node) superseded(joiner [32]byte) error {
+	if members, _ := n.store.Load().Members(); contains(members, joiner) {
+		return &RefusedError{Retry: true, Text: "a newer boot has the slot, and this one is still in the configuration"}
+	}
+	return &RefusedError{Superseded: true, Text: state.ErrSuperseded.Error()}
 }
 
 // probeOlder raises the clone alarm when the older boot of a slot answers with
@@ -199,21 +241,20 @@ func (n *Node) yieldSlot(ctx context.Context, slot string) error {
 	return &RefusedError{Retry: true, Text: "the slot's present boot has handed over leadership; try again"}
 }
 
-// commitAdmission commits Admit, or finds it committed already for this boot.
-func (n *Node) commitAdmission(ctx context.Context, joiner, platform [32]byte, req joinRequest) (state.Member, error) {
-	v := n.machine.View()
+// commitAdmission commits Admit for this attempt. For a boot that holds the
+// slot already the entry changes nothing but the proof that it may.
+func (n *Node) commitAdmission(ctx context.Context, joiner [32]byte, policyVersion uint64, a *kds.Assessment, req joinRequest) (state.Member, error) {
 	incarnation := uint64(1)
-	for _, old := range v.Members {
-		if old.Slot != req.Slot {
-			continue
+	for _, old := range n.machine.View().Members {
+		switch {
+		case old.Slot != req.Slot:
+		case old.ServerID == joiner:
+			incarnation = old.Incarnation
+		default:
+			incarnation = old.Incarnation + 1
 		}
-		if old.ServerID == joiner {
-			return old, nil // the same boot again, after an interruption
-		}
-		incarnation = old.Incarnation + 1
 	}
-	result, err := n.propose(ctx, &state.Admit{Epoch: n.membership().Epoch, NodePolicy: v.NodePolicy, Slot: req.Slot, Incarnation: incarnation,
-		ServerID: joiner, PlatformID: platform, RaftAddr: req.RaftAddr, APIAddr: req.APIAddr})
+	result, err := n.propose(ctx, n.admitEntry(a, policyVersion, req, incarnation, joiner))
 	if err != nil {
 		return state.Member{}, err
 	}
@@ -222,6 +263,14 @@ func (n *Node) commitAdmission(ctx context.Context, joiner, platform [32]byte, r
 		return state.Member{}, fmt.Errorf("node: unexpected result %T of an admission", result)
 	}
 	return admitted.Member, nil
+}
+
+// admitEntry says what the admission was decided under.
+func (n *Node) admitEntry(a *kds.Assessment, policyVersion uint64, req joinRequest, incarnation uint64, id [32]byte) *state.Admit {
+	key, version := a.Collateral()
+	return &state.Admit{Epoch: n.membership().Epoch, NodePolicy: policyVersion, CollateralKey: key, CollateralVersion: version,
+		Slot: req.Slot, Incarnation: incarnation, ServerID: id, PlatformID: a.Verified().Claims().Platform.ID(),
+		RaftAddr: req.RaftAddr, APIAddr: req.APIAddr}
 }
 
 // grant sends statement and secrets and waits for the joiner to hold them.

@@ -6,9 +6,13 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
+	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/raftstore"
 )
@@ -16,6 +20,11 @@ import (
 // bundleAge is how long a fetched collateral bundle of our own platform is sent
 // along without asking again. Verifiers prefer a newer set where they have one.
 const bundleAge = time.Minute
+
+const (
+	fetchLimit     = 30 * time.Second // of one question to the source about our own platform
+	sourcePatience = 2 * time.Second  // with a source that is slow, where there is something else to go by
+)
 
 // boot is the identity of this boot: a P-256 key in memory, never stored.
 type boot struct {
@@ -38,12 +47,20 @@ func newBoot() (*boot, error) {
 // prover makes this node's evidence. The attachment is the membership statement
 // once there is one.
 type prover struct {
-	cfg *Config
+	cfg      *Config
+	verifier *attest.Verifier
+	log      *slog.Logger
+	fetches  singleflight.Group
 
-	mu         sync.Mutex
+	mu         sync.Mutex // never held during I/O
 	attachment []byte
-	bundle     []byte
+	bundle     *attest.Collateral
+	raw        []byte // bundle, encoded
 	fetched    time.Time
+}
+
+func newProver(cfg *Config, v *attest.Verifier, log *slog.Logger) *prover {
+	return &prover{cfg: cfg, verifier: v, log: log}
 }
 
 func (p *prover) attach(statement []byte) {
@@ -67,21 +84,70 @@ func (p *prover) prove(ctx context.Context, reportData [64]byte) (ratls.Evidence
 	return ratls.Evidence{Quote: quote, Collateral: bundle, Attachment: p.attachment}, nil
 }
 
-// collateral is serialised on purpose: one fetch serves all who wait.
+// collateral is what goes along with a quote of ours. One fetch serves all who
+// wait, each for as long as its own context allows: a source that hangs must
+// not hold up raft. When it fails, or is slow, the bundle of before does as
+// long as it is in force.
 func (p *prover) collateral(ctx context.Context, quote []byte) ([]byte, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.bundle != nil && time.Since(p.fetched) < bundleAge {
-		return p.bundle, nil
+	old, raw, age := p.bundle, p.raw, time.Since(p.fetched)
+	p.mu.Unlock()
+	if old != nil && age < bundleAge {
+		return raw, nil
 	}
+	done := p.fetches.DoChan("", func() (any, error) {
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchLimit)
+		defer cancel()
+		return p.fetch(limited, quote)
+	})
+	patience := ctx
+	if old != nil {
+		var cancel context.CancelFunc
+		patience, cancel = context.WithTimeout(ctx, sourcePatience)
+		defer cancel()
+	}
+	var err error
+	select {
+	case r := <-done:
+		if r.Err == nil {
+			return r.Val.([]byte), nil
+		}
+		err = r.Err
+	case <-patience.Done():
+		err = patience.Err()
+	}
+	if old != nil && ctx.Err() == nil && p.inForce(old, quote) {
+		p.log.Warn("collateral of our own platform could not be renewed; the bundle in hand serves", "reason", err)
+		return raw, nil
+	}
+	return nil, fmt.Errorf("node: collateral of our own platform: %w", err)
+}
+
+func (p *prover) fetch(ctx context.Context, quote []byte) ([]byte, error) {
 	c, err := p.cfg.Collateral(ctx, quote)
 	if err != nil {
-		return nil, fmt.Errorf("node: collateral of our own platform: %w", err)
+		return nil, err
 	}
 	raw, err := c.Marshal()
 	if err != nil {
-		return nil, fmt.Errorf("node: collateral of our own platform: %w", err)
+		return nil, err
 	}
-	p.bundle, p.fetched = raw, time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bundle, p.raw, p.fetched = c, raw, time.Now()
 	return raw, nil
+}
+
+// inForce reports whether others would take the bundle for our quote.
+func (p *prover) inForce(c *attest.Collateral, quote []byte) bool {
+	q, err := attest.Parse(quote)
+	if err != nil {
+		return false
+	}
+	clock := p.cfg.Clock
+	if clock == nil {
+		clock = time.Now
+	}
+	_, err = p.verifier.Verify(q, c, clock())
+	return err == nil
 }

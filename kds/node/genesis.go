@@ -73,7 +73,7 @@ func (n *Node) approve(ctx context.Context, rawManifest []byte, s *kds.Secrets) 
 	}
 	st.Quote, st.Collateral = ev.Quote, ev.Collateral
 	// Our own look first: a node that its policy refuses could never let itself in again.
-	manifest, err := st.Verify(n.verifier, n.judge.now())
+	manifest, err := st.Verify(n.verifier, n.judge.Now())
 	if err != nil {
 		return ratls.Evidence{}, err
 	}
@@ -96,15 +96,15 @@ func (n *Node) firstEntries(ctx context.Context, m *membership, ev ratls.Evidenc
 	if _, err := n.propose(ctx, &state.Genesis{Level: state.Level, Manifest: m.raw, IdentityKey: m.identity, Epoch: 1, Generation: 1}); err != nil {
 		return err
 	}
-	j, err := n.judge.judge(ctx, ev)
+	// The operators have judged this evidence; it receives roots from nobody.
+	a, err := n.judge.Assess(ctx, ev.Quote, ev.Collateral, kds.ForChannel)
 	if err != nil {
 		return err
 	}
-	if err := n.replicateCollateral(ctx, j); err != nil {
+	if err := a.Replicate(ctx, replica{store}, 1); err != nil {
 		return err
 	}
-	_, err = n.propose(ctx, &state.Admit{Epoch: 1, NodePolicy: n.machine.View().NodePolicy, Slot: m.Slot, Incarnation: 1, ServerID: n.boot.id,
-		PlatformID: j.verified.Claims().Platform.ID(), RaftAddr: n.peerAddr, APIAddr: n.apiAddr})
+	_, err = n.propose(ctx, n.admitEntry(a, n.machine.View().NodePolicy, joinRequest{Slot: m.Slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr}, 1, n.boot.id))
 	return err
 }
 
@@ -141,18 +141,4 @@ func (n *Node) propose(ctx context.Context, e state.Entry) (any, error) {
 		return nil, err
 	}
 	return result, nil
-}
-
-// replicateCollateral puts the set that judged a node into the state, so that
-// every node decides on it. A set that another proposal overtook is fine.
-func (n *Node) replicateCollateral(ctx context.Context, j *judgement) error {
-	have, ok := n.machine.Collateral(j.key)
-	if !j.local || ok && !j.meta.Newer(have.Meta) {
-		return nil
-	}
-	_, err := n.propose(ctx, &state.PutCollateral{Epoch: n.membership().Epoch, Key: j.key, Meta: j.meta, Bundle: j.bundle})
-	if isNotNewer(err) {
-		return nil
-	}
-	return err
 }

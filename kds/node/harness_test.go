@@ -31,6 +31,7 @@ type site struct {
 	world    *sim.World
 	operator ed25519.PrivateKey
 	policy   []string
+	clock    func() time.Time // of nodes, clients and operators; nil means time.Now
 	pins     Pins
 
 	mu    sync.Mutex
@@ -76,7 +77,7 @@ func (s *site) launch(machine string, image sim.Image, options ...sim.MachineOpt
 func (s *site) config(slot string, tee enclave.TEE) Config {
 	cfg := Config{TEE: tee, Root: s.world.Root(), Collateral: s.world.Collateral, Slot: slot, ClusterID: s.pins.ClusterID,
 		PeerListen: "127.0.0.1:0", APIListen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", DataDir: s.t.TempDir(),
-		Timeouts: timeouts, Logger: testLog()}
+		Timeouts: timeouts, Logger: testLog(), Clock: s.clock}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, n := range s.nodes {
@@ -89,8 +90,15 @@ func (s *site) genesis(cfg *Config) {
 	cfg.ClusterID, cfg.Join = api.ID{}, nil
 	cfg.Genesis = &Genesis{Name: "test", NodePolicy: s.policy,
 		Operators: api.Operators{Threshold: 1, Keys: [][]byte{s.operator.Public().(ed25519.PublicKey)}},
-		Approve:   ApproveWith(s.world.Root(), time.Now, s.operator),
+		Approve:   ApproveWith(s.world.Root(), s.now, s.operator),
 		Founded:   func(p Pins) error { s.pins = p; return nil }}
+}
+
+func (s *site) now() time.Time {
+	if s.clock != nil {
+		return s.clock()
+	}
+	return time.Now()
 }
 
 // run starts a node and kills it at the end of the test.
@@ -155,7 +163,7 @@ func (s *site) refused(cfg Config) error {
 func (s *site) client(endpoints ...string) *client.Client {
 	s.t.Helper()
 	app := s.launch("machine-app", appImage)
-	c, err := client.New(client.Config{ClusterID: s.pins.ClusterID, Endpoints: endpoints, Root: s.world.Root(),
+	c, err := client.New(client.Config{ClusterID: s.pins.ClusterID, Endpoints: endpoints, Root: s.world.Root(), Clock: s.clock,
 		Attest: func(ctx context.Context, reportData [64]byte) (ratls.Evidence, error) {
 			quote, err := app.Quote(ctx, reportData)
 			if err != nil {

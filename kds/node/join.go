@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/kds"
+	"github.com/claviger/claviger/kds/state"
+	"github.com/claviger/claviger/raftstore"
 )
 
 // join asks the listed members, and the leaders they name, until one admits
@@ -23,8 +26,14 @@ func (n *Node) join(ctx context.Context) error {
 			if err == nil {
 				return nil
 			}
+			if errors.Is(err, ErrSuperseded) {
+				return err
+			}
 			last, hopeless = err, hopeless && final(err)
 			n.log.Info("not admitted", "via", addr, "reason", err)
+		}
+		if n.isVoter() { // the last word of the admission was lost, and this boot counts
+			return nil
 		}
 		if hopeless {
 			return last
@@ -38,6 +47,16 @@ func (n *Node) join(ctx context.Context) error {
 			wait = min(2*wait, maxJoinWait)
 		}
 	}
+}
+
+// isVoter reports whether the committed configuration counts on this boot.
+func (n *Node) isVoter() bool {
+	s := n.store.Load()
+	if s == nil {
+		return false
+	}
+	members, _ := s.Members()
+	return slices.ContainsFunc(members, func(m raftstore.Member) bool { return m.ID == n.boot.id && m.Voter })
 }
 
 func (n *Node) storeDone() <-chan struct{} {
@@ -55,7 +74,10 @@ func final(err error) bool {
 	if r, ok := errors.AsType[*ratls.RefusedError](err); ok {
 		return r.Code != ratls.CodeInternal
 	}
-	return errors.Is(err, ratls.ErrEvidence) || errors.Is(err, ratls.ErrClusterID) || errors.Is(err, ratls.ErrEpoch) ||
+	if errors.Is(err, kds.ErrStale) {
+		return false
+	}
+	return errors.Is(err, state.ErrHalted) || errors.Is(err, ratls.ErrEvidence) || errors.Is(err, ratls.ErrClusterID) || errors.Is(err, ratls.ErrEpoch) ||
 		errors.Is(err, ErrJoin) || errors.Is(err, ErrNotMember)
 }
 
@@ -154,6 +176,9 @@ func (n *Node) reportProgress(ctx context.Context, c *ratls.Conn, target uint64)
 	last := time.Now()
 	for {
 		at := store.AppliedIndex()
+		if err := n.machine.Halted(); err != nil { // it has not applied what the index says
+			return err
+		}
 		if at >= target || time.Since(last) > time.Second { // also when a snapshot keeps it where it is
 			if err := send(c, kindProgress, joinIndex{Index: at}); err != nil {
 				return err

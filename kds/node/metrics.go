@@ -6,6 +6,8 @@ type metrics struct {
 	admissions prometheus.Counter
 	refused    prometheus.Counter
 	clones     prometheus.Counter
+	unfit      prometheus.Counter
+	waiting    prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -17,6 +19,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	return &metrics{
 		admissions: counter("admissions_total", "Nodes admitted by this leader."),
 		refused:    counter("refused_connections_total", "Connections to the attested listeners refused."),
+		unfit:      counter("unfit_member_alarms_total", "Members found revoked, or behind the node policy, when they were judged again."),
+		waiting:    counter("superseded_waits_total", "Times a superseded boot heard no leader and no peer could say whether it was removed."),
 		clones:     counter("clone_alarms_total", "Admissions to a slot whose older boot was still alive."),
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/enclave/secret"
 	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/state"
@@ -32,10 +34,19 @@ var (
 )
 
 const (
-	stopGrace      = 3 * time.Second // for leadership transfer and open requests at a graceful stop
-	supersedeGrace = 3 * time.Second // of the leader's silence, after which a superseded boot stops
-	supersedeLook  = 100 * time.Millisecond
+	stopGrace     = 3 * time.Second // for leadership transfer and open requests at a graceful stop
+	supersedeLook = 100 * time.Millisecond
+	askLimit      = 5 * time.Second // of one question to one peer
 )
+
+// tuning holds the times that tests shorten.
+type tuning struct {
+	channelAge     time.Duration // of a raft channel, after which both ends are judged anew
+	sweepEvery     time.Duration // between two looks at the members' last evidence
+	supersedeGrace time.Duration // of the leader's silence, after which a superseded boot asks its peers
+}
+
+var defaultTuning = tuning{channelAge: 15 * time.Minute, sweepEvery: 10 * time.Minute, supersedeGrace: 3 * time.Second}
 
 // Node is one boot of one node.
 type Node struct {
@@ -45,7 +56,7 @@ type Node struct {
 	metrics  *metrics
 	verifier *attest.Verifier
 	machine  *state.Machine
-	judge    *judge
+	judge    *kds.Assessor // decides for peers, joiners and clients alike
 	boot     *boot
 	prover   *prover
 
@@ -65,6 +76,13 @@ type Node struct {
 	admitSem chan struct{} // one admission at a time
 	replaced chan struct{} // closed when the state gives our slot to another boot
 	replace  sync.Once
+
+	channels  *channels     // raft/1, in both directions
+	standings standings     // what this node thinks of its peers
+	newSets   chan struct{} // has room for one: collateral was replicated
+	tune      tuning
+	archives  int // directories taken by this boot
+	openStore func(raftstore.Config) (*raftstore.Store, error)
 }
 
 // New checks the configuration, makes the boot key and binds the listeners, so
@@ -78,7 +96,8 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, registry: cfg.Registry, verifier: verifier, machine: state.New(),
-		ready: make(chan struct{}), finished: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{})}
+		ready: make(chan struct{}), finished: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{}),
+		channels: newChannels(), newSets: make(chan struct{}, 1), tune: defaultTuning, openStore: raftstore.Open}
 	if n.cfg.Clock == nil {
 		n.cfg.Clock = time.Now
 	}
@@ -90,8 +109,8 @@ func New(cfg Config) (*Node, error) {
 		n.registry = prometheus.NewRegistry()
 	}
 	n.metrics = newMetrics(n.registry)
-	n.judge = &judge{verifier: verifier, machine: n.machine, clock: n.cfg.Clock, own: cfg.Collateral}
-	n.prover = &prover{cfg: &n.cfg}
+	n.judge = &kds.Assessor{Machine: n.machine, Verifier: verifier, Source: source(cfg.Collateral), Clock: n.cfg.Clock, Logger: n.log}
+	n.prover = newProver(&n.cfg, verifier, n.log)
 	if n.boot, err = newBoot(); err != nil {
 		return nil, err
 	}
@@ -221,8 +240,6 @@ func (n *Node) reason(err error) error {
 // watch blocks until the node must stop.
 func (n *Node) watch(ctx context.Context) {
 	s := n.store.Load()
-	var look <-chan time.Time
-	heard := time.Now()
 	replaced := n.replaced
 	for {
 		changed := s.MembersChanged()
@@ -240,26 +257,70 @@ func (n *Node) watch(ctx context.Context) {
 				n.outlast(ctx, err)
 				return
 			}
-			n.cancel(errors.Join(raftstore.ErrStopped, s.Err()))
+			n.outlast(ctx, s.Err())
 			return
 		case <-replaced:
+			replaced = nil
 			n.log.Warn("a newer boot of this slot was admitted; this one stops when it is removed")
-			tick := time.NewTicker(supersedeLook)
-			defer tick.Stop()
-			replaced, look, heard = nil, tick.C, time.Now()
-		case <-look:
-			// Until it is removed it stays a voter, since the admission of the newer
-			// boot may never finish. The leader stops talking to a removed server
-			// before it can learn that its removal is committed: silence tells.
-			if _, _, ok := s.Leader(); ok {
-				heard = time.Now()
-			} else if time.Since(heard) > supersedeGrace {
-				n.cancel(ErrSuperseded)
-				return
-			}
+			n.work.Go(n.awaitRemoval)
 		case <-changed:
 		}
 	}
+}
+
+// awaitRemoval is for a superseded boot. Until it is removed it stays a voter,
+// since the admission of the newer boot may never finish, and its roots may be
+// the last. The leader stops talking to a removed server before that can learn
+// of its removal, so silence makes it ask; but only an answer makes it stop.
+func (n *Node) awaitRemoval() {
+	s := n.store.Load()
+	tick := time.NewTicker(min(supersedeLook, n.tune.supersedeGrace))
+	defer tick.Stop()
+	for heard := time.Now(); ; {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if _, _, ok := s.Leader(); ok {
+			heard = time.Now()
+		} else if time.Since(heard) > n.tune.supersedeGrace {
+			if n.peerSaysRemoved() {
+				n.cancel(ErrSuperseded)
+				return
+			}
+			n.metrics.waiting.Inc()
+			heard = time.Now()
+		}
+	}
+}
+
+// peerSaysRemoved asks those who are, or were, members with this boot. One that
+// has applied the newer boot's admission and does not have this boot in its
+// configuration refuses with codeSuperseded. No vote can be given to this boot
+// after that admission (promote), so what one peer has committed is final.
+func (n *Node) peerSaysRemoved() bool {
+	peers := map[raftstore.ServerID]string{}
+	for _, m := range n.machine.View().Members {
+		peers[m.ServerID] = m.RaftAddr
+	}
+	members, _ := n.store.Load().Members()
+	for _, m := range members {
+		peers[m.ID] = m.Address
+	}
+	delete(peers, n.boot.id)
+	for id, addr := range peers {
+		ctx, cancel := context.WithTimeout(n.ctx, askLimit)
+		c, err := n.dialPeer(ctx, id, addr)
+		cancel()
+		if err == nil {
+			c.Close()
+		}
+		if r, ok := errors.AsType[*ratls.RefusedError](err); ok && r.Code == codeSuperseded {
+			return true
+		}
+	}
+	return false
 }
 
 func contains(members []raftstore.Member, id raftstore.ServerID) bool {
@@ -313,11 +374,15 @@ func (n *Node) teardown() {
 	n.work.Wait()
 }
 
-// become makes this boot a member: secrets and statement in place, store open,
-// peer listener serving. It does nothing the second time, when a grant is
-// repeated after an interrupted admission.
+// become makes this boot a member: store open, secrets and statement in place,
+// peer listener serving. When a grant is repeated after an interrupted
+// admission it finds them in place. Nothing is in place after an error, and a
+// later grant may try again.
 func (n *Node) become(s *kds.Secrets, m *membership) error {
 	if n.store.Load() != nil {
+		if had := n.membership(); had.Membership != m.Membership || had.clusterID != m.clusterID {
+			return fmt.Errorf("%w: this boot has another place already", ErrJoin)
+		}
 		return nil
 	}
 	if err := n.checkRoot(m.manifest); err != nil {
@@ -327,21 +392,13 @@ func (n *Node) become(s *kds.Secrets, m *membership) error {
 	if err != nil {
 		return err
 	}
-	archive, err := n.openArchive()
+	store, err := n.newStore(m, key)
 	if err != nil {
 		return err
 	}
 	n.secrets = s
 	n.prover.attach(m.statement)
-	n.member.Store(m)
-	store, err := raftstore.Open(raftstore.Config{
-		ID: n.boot.id, Address: n.peerAddr, ClusterID: m.clusterID, Epoch: m.Epoch,
-		Machine: watched{n.machine, n}, Dialer: dialer{n}, Archive: archive, ArchiveKey: key,
-		Timeouts: n.cfg.Timeouts, Logger: n.log, Registerer: n.registry,
-	})
-	if err != nil {
-		return errors.Join(err, archive.Close())
-	}
+	n.member.Store(m) // before anybody can talk to the store: nothing is served yet
 	n.store.Store(store)
 	if n.ctx.Err() != nil { // Close ran before it could see the store
 		store.Shutdown()
@@ -353,7 +410,25 @@ func (n *Node) become(s *kds.Secrets, m *membership) error {
 	})
 	context.AfterFunc(n.ctx, func() { l.Close() })
 	n.work.Go(func() { n.ended("peer listener", n.servePeers(l)) })
+	n.work.Go(n.sweeps)
 	return nil
+}
+
+// newStore opens the store over a directory that no attempt has used before.
+func (n *Node) newStore(m *membership, key secret.Key) (*raftstore.Store, error) {
+	archive, err := n.openArchive()
+	if err != nil {
+		return nil, err
+	}
+	store, err := n.openStore(raftstore.Config{
+		ID: n.boot.id, Address: n.peerAddr, ClusterID: m.clusterID, Epoch: m.Epoch,
+		Machine: watched{n.machine, n}, Dialer: dialer{n}, Archive: archive, ArchiveKey: key,
+		Timeouts: n.cfg.Timeouts, Logger: n.log, Registerer: n.registry,
+	})
+	if err != nil {
+		return nil, errors.Join(err, archive.Close())
+	}
+	return store, nil
 }
 
 func (n *Node) refused(remote net.Addr, err error) {
@@ -368,14 +443,21 @@ func (n *Node) ended(what string, err error) {
 	}
 }
 
+// openArchive makes a fresh directory: DataDir itself holds one for each boot,
+// and a boot whose store failed to open takes another one below.
 func (n *Node) openArchive() (raftstore.Archive, error) {
-	if n.cfg.Archive != nil {
-		return n.cfg.Archive(n.cfg.DataDir, n.boot.id)
+	dir := n.cfg.DataDir
+	if n.archives++; n.archives > 1 {
+		dir = filepath.Join(dir, fmt.Sprintf("attempt-%d", n.archives))
 	}
-	return file.Create(n.cfg.DataDir, n.boot.id)
+	if n.cfg.Archive != nil {
+		return n.cfg.Archive(dir, n.boot.id)
+	}
+	return file.Create(dir, n.boot.id)
 }
 
-// watched tells the node when its slot is given to another boot.
+// watched tells the node when its slot is given to another boot, and the store
+// when the machine has halted.
 type watched struct {
 	*state.Machine
 	n *Node
@@ -384,11 +466,17 @@ type watched struct {
 // Apply applies the entry and looks at admissions.
 func (w watched) Apply(index uint64, entry []byte) any {
 	result := w.Machine.Apply(index, entry)
-	if a, ok := result.(state.Admitted); ok {
-		w.n.onAdmitted(a.Member)
+	switch r := result.(type) {
+	case state.Admitted:
+		w.n.onAdmitted(r.Member)
+	case state.Put:
+		w.n.onCollateral()
 	}
 	return result
 }
+
+// Halted makes it a raftstore.Halter: the store stops serving with the machine.
+func (w watched) Halted() bool { return w.Machine.Halted() != nil }
 
 // Restore may skip the entry that gave our slot away.
 func (w watched) Restore(r io.Reader) error {

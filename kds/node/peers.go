@@ -8,6 +8,7 @@ import (
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/raftstore"
 )
@@ -17,6 +18,10 @@ var (
 	ErrNotMember = errors.New("node: the peer is not a member")
 	errUnjoined  = errors.New("node: not yet a member")
 )
+
+// codeSuperseded refuses raft/1 to a boot that is out for good. The refusal
+// comes over a channel to the key of a member.
+const codeSuperseded ratls.Code = "superseded"
 
 // verifyMember is for a joiner that meets a member: pinned cluster, statement
 // bound to the TLS key, node policy of the pinned manifest.
@@ -35,7 +40,8 @@ func (n *Node) verifyMember(ctx context.Context, hello ratls.Hello, ev ratls.Evi
 	if err := n.checkRoot(manifest); err != nil {
 		return nil, err
 	}
-	return n.judgeNode(ctx, manifest, ev)
+	// Roots come from this member: the same rule as for those who receive them.
+	return n.judgeNode(ctx, manifest, ev, kds.ForRoots)
 }
 
 // checkRoot refuses a cluster under another root of trust than this build's.
@@ -46,15 +52,29 @@ func (n *Node) checkRoot(m *api.Manifest) error {
 	return nil
 }
 
-func (n *Node) judgeNode(ctx context.Context, m *api.Manifest, ev ratls.Evidence) (*attest.Verified, error) {
-	j, err := n.judge.judge(ctx, ev)
+// judgeNode asks of evidence that it is genuine, by the newest collateral, and
+// of a node.
+func (n *Node) judgeNode(ctx context.Context, m *api.Manifest, ev ratls.Evidence, d kds.Demand) (*attest.Verified, error) {
+	a, err := n.judge.Assess(ctx, ev.Quote, ev.Collateral, d)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkNodePolicy(m, j.verified, n.judge.now()); err != nil {
+	if err := checkNodePolicy(m, a.Verified(), a.Now()); err != nil {
+		return a.Verified(), err
+	}
+	return a.Verified(), nil
+}
+
+// judgePeer judges one end of a raft/1 channel and remembers the outcome for
+// the sweep. A source that is slow must not hold up elections.
+func (n *Node) judgePeer(ctx context.Context, m *membership, peer raftstore.ServerID, ev ratls.Evidence) (*attest.Verified, error) {
+	patient, cancel := context.WithTimeout(ctx, sourcePatience)
+	defer cancel()
+	v, err := n.judgeNode(patient, m.manifest, ev, kds.ForChannel)
+	if err = n.stand(peer, ev, err); err != nil {
 		return nil, err
 	}
-	return j.verified, nil
+	return v, nil
 }
 
 // verifyInbound judges whoever connects to the peer listener, before anything
@@ -68,8 +88,16 @@ func (n *Node) verifyInbound(ctx context.Context, hello ratls.Hello, ev ratls.Ev
 		if err := n.checkRaftPeer(m, hello.PeerKey, ev.Attachment); err != nil {
 			return nil, err
 		}
+		return n.judgePeer(ctx, m, hello.PeerKey, ev)
 	}
-	return n.judgeNode(ctx, m.manifest, ev)
+	v, err := n.judgeNode(ctx, m.manifest, ev, kds.ForRoots)
+	if errors.Is(err, kds.ErrStale) { // our trouble, not the joiner's: it shall try again
+		return nil, &ratls.RefusedError{Code: ratls.CodeInternal, Message: err.Error()}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
 }
 
 // verifyRaftPeer judges a peer we dialled; ratls has compared its key with the id.
@@ -85,7 +113,7 @@ func (n *Node) verifyRaftPeer(ctx context.Context, hello ratls.Hello, ev ratls.E
 	if _, err := st.Verify(m.clusterID, m.Epoch, hello.PeerKey); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotMember, err)
 	}
-	return n.judgeNode(ctx, m.manifest, ev)
+	return n.judgePeer(ctx, m, hello.PeerKey, ev)
 }
 
 // checkRaftPeer wants a statement of this very epoch by the identity key, and a
@@ -113,7 +141,8 @@ func (n *Node) checkRaftPeer(m *membership, peer [32]byte, attachment []byte) er
 	}
 	for _, slot := range n.machine.View().Members {
 		if slot.Slot == st.Membership.Slot && slot.ServerID != peer && st.Membership.Incarnation <= slot.Incarnation {
-			return fmt.Errorf("%w: incarnation %d of slot %s has been superseded", ErrNotMember, st.Membership.Incarnation, slot.Slot)
+			return &ratls.RefusedError{Code: codeSuperseded, Message: fmt.Sprintf("%v: incarnation %d of slot %s has been superseded and is in the configuration no more",
+				ErrNotMember, st.Membership.Incarnation, slot.Slot)}
 		}
 	}
 	return nil
@@ -135,7 +164,7 @@ func (n *Node) dialPeer(ctx context.Context, id raftstore.ServerID, addr string)
 	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return n.channels.track(id, c, n.tune.channelAge), nil
 }
 
 type dialer struct{ n *Node }
@@ -168,7 +197,7 @@ func (n *Node) servePeer(c *ratls.Conn) {
 	switch peer.Protocol {
 	case protocolRaft:
 		if s := n.store.Load(); s != nil {
-			s.Serve(c, raftstore.ServerID(peer.Key))
+			s.Serve(n.channels.track(peer.Key, c, n.tune.channelAge), raftstore.ServerID(peer.Key))
 		}
 	case protocolJoin:
 		n.admit(c)

@@ -54,7 +54,7 @@ func (s source) Collateral(ctx context.Context, quote []byte) (*attest.Collatera
 func (n *Node) serveAPI() error {
 	m, store := n.membership(), n.store.Load()
 	service, err := kds.New(kds.Config{Replica: replica{store}, Machine: n.machine, Verifier: n.verifier, Secrets: n.secrets,
-		Collateral: source(n.cfg.Collateral), Clock: n.cfg.Clock, Peers: n.peers, Logger: n.log, Registerer: n.registry})
+		Assessor: n.judge, Clock: n.cfg.Clock, Peers: n.peers, Logger: n.log, Registerer: n.registry})
 	if err != nil {
 		return err
 	}

@@ -59,9 +59,10 @@ type joinRedirect struct {
 }
 
 type joinRefusal struct {
-	_     struct{} `cbor:",toarray"`
-	Retry bool
-	Text  string
+	_          struct{} `cbor:",toarray"`
+	Retry      bool
+	Superseded bool
+	Text       string
 }
 
 type joinGrant struct {
@@ -78,11 +79,15 @@ type joinIndex struct {
 
 // RefusedError is a member's refusal to admit this node, in its words.
 type RefusedError struct {
-	Retry bool // a later attempt may succeed
-	Text  string
+	Retry      bool // a later attempt may succeed
+	Superseded bool // a newer boot has the slot for good, and this one is in no configuration
+	Text       string
 }
 
 func (e *RefusedError) Error() string { return "node: admission refused: " + e.Text }
+
+// Is makes a refusal for good of a superseded boot an ErrSuperseded.
+func (e *RefusedError) Is(target error) bool { return target == ErrSuperseded && e.Superseded }
 
 func send(c net.Conn, k kind, v any) error {
 	body, err := api.MarshalCanonical(v)
@@ -134,7 +139,7 @@ func decode(k kind, body []byte, want kind, v any) error {
 		if err := api.UnmarshalCanonical(body, maxMessage, &r); err != nil {
 			return fmt.Errorf("%w: %w", ErrJoin, err)
 		}
-		return &RefusedError{Retry: r.Retry, Text: printable(r.Text)}
+		return &RefusedError{Retry: r.Retry, Superseded: r.Superseded, Text: printable(r.Text)}
 	}
 	if k != want {
 		return fmt.Errorf("%w: message kind %d where %d is due", ErrJoin, k, want)

@@ -49,17 +49,24 @@ type Genesis struct {
 }
 
 // Admit gives a slot to one boot of a node. The newest admission of a slot
-// supersedes the older one.
+// supersedes the older one, for ever. The boot that holds the slot may be
+// admitted again, by the same incarnation: that changes nothing, and proves
+// that policy and collateral of the new decision are current.
+//
+// Like Release it is rejected unless what the decision was made under is still
+// current: roots follow it, and a revocation committed in between wins.
 type Admit struct {
-	_           struct{} `cbor:",toarray"`
-	Epoch       uint64
-	NodePolicy  uint64   // version of the node policy that the node's evidence was checked against
-	Slot        string   // see api.ValidSlot
-	Incarnation uint64   // 1 for a new slot, else one more than the slot's
-	ServerID    [32]byte // SHA-256 of the boot key
-	PlatformID  [32]byte // attest.Platform.ID; fixed for a slot by its first admission
-	RaftAddr    string
-	APIAddr     string
+	_                 struct{} `cbor:",toarray"`
+	Epoch             uint64
+	NodePolicy        uint64        // version of the node policy that the node's evidence was checked against
+	CollateralKey     CollateralKey // and the collateral that judged it
+	CollateralVersion uint64
+	Slot              string   // see api.ValidSlot
+	Incarnation       uint64   // 1 for a new slot, else one more than the slot's; the slot's own for its present holder
+	ServerID          [32]byte // SHA-256 of the boot key
+	PlatformID        [32]byte // attest.Platform.ID; fixed for a slot by its first admission, and in no other slot
+	RaftAddr          string
+	APIAddr           string
 }
 
 // CollateralKey says what a set of collateral is for.
@@ -80,6 +87,7 @@ type CollateralMeta struct {
 	QEIdentityIssue  int64    // Unix seconds
 	RootCRLNumber    []byte   // big endian without leading zeros, at most 20 bytes (RFC 5280)
 	PCKCRLNumber     []byte   // likewise
+	PCKCRLIssue      int64    // Unix seconds; the root's list is rare and does not count as old
 	LatestIssue      int64    // Unix seconds: the latest signed time in the set, which moves the time floor
 	CollateralSHA256 [32]byte // attest.CollateralClaims.Hash
 }
@@ -189,7 +197,14 @@ func (e *Admit) check() error {
 	case !api.ValidAddress(e.RaftAddr) || !api.ValidAddress(e.APIAddr):
 		return fmt.Errorf("%w: an address is 1 to %d visible ASCII bytes", ErrEntry, api.MaxAddress)
 	}
-	return nil
+	return e.CollateralKey.check()
+}
+
+// Oldest is the issue time, in Unix seconds, of the oldest part of a set that
+// Intel issues daily. Parts are signed one by one, so a host can put a list
+// from before a revocation beside TCB info of today; a set is as old as this.
+func (m CollateralMeta) Oldest() int64 {
+	return min(m.TCBInfoIssue, m.QEIdentityIssue, m.PCKCRLIssue)
 }
 
 func (k CollateralKey) check() error {
@@ -209,7 +224,7 @@ func (e *PutCollateral) check() error {
 		return fmt.Errorf("%w: bundle of %d bytes, limit %d", ErrEntry, len(e.Bundle), api.MaxCollateral)
 	case !crlNumber(m.RootCRLNumber) || !crlNumber(m.PCKCRLNumber):
 		return fmt.Errorf("%w: CRL number", ErrEntry)
-	case m.TCBInfoIssue <= 0 || m.QEIdentityIssue <= 0 || m.LatestIssue < max(m.TCBInfoIssue, m.QEIdentityIssue):
+	case m.Oldest() <= 0 || m.LatestIssue < max(m.TCBInfoIssue, m.QEIdentityIssue, m.PCKCRLIssue):
 		return fmt.Errorf("%w: issue times", ErrEntry)
 	case m.LatestIssue > maxUnix:
 		return fmt.Errorf("%w: a time beyond the year 9999", ErrEntry)

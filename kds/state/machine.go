@@ -18,6 +18,12 @@ import (
 const (
 	MaxCollateralSets = 512 // keys of collateral; Intel publishes fewer
 	maxSlots          = api.MaxMembers
+
+	// MaxFormer is how many earlier boots a slot remembers. One of before that
+	// could take its slot back, if its process was kept alive and had never been
+	// in a configuration that anybody remembers; it would be an ordinary newest
+	// boot then, and no older one would come back to life beside it.
+	MaxFormer = 256
 )
 
 // Reasons for rejecting a well-formed entry.
@@ -32,6 +38,8 @@ var (
 	ErrIncarnation = errors.New("state: another boot holds or has held this place in the slot")
 	ErrPlatform    = errors.New("state: the slot belongs to another platform")
 	ErrServerID    = errors.New("state: the server id is in use by another slot")
+	ErrSuperseded  = errors.New("state: a newer boot has taken the slot over; this one cannot return")
+	ErrOneSlot     = errors.New("state: the platform has another slot already; a platform has one")
 	ErrFull        = errors.New("state: a limit of the state is reached")
 	ErrHalted      = errors.New("state: halted at an entry this build does not understand; update the node")
 	errIndex       = errors.New("state: entries must come with rising indexes")
@@ -74,7 +82,8 @@ type Member struct {
 	PlatformID  [32]byte
 	RaftAddr    string
 	APIAddr     string
-	Admitted    uint64 // index of the entry
+	Admitted    uint64     // index of the entry
+	Former      [][32]byte // server ids that held the slot before, oldest first, at most MaxFormer; read only
 }
 
 // Collateral is one replicated set.
@@ -228,27 +237,55 @@ func firstLeaf(id api.ID, epoch uint64, old Head) ([32]byte, error) {
 
 func (d *data) admit(e *Admit) (any, error) {
 	old, taken := d.members[e.Slot]
+	again := taken && old.ServerID == e.ServerID
+	next := old.Incarnation + 1
+	if again {
+		next = old.Incarnation
+	}
 	switch {
 	case e.Epoch != d.epoch:
 		return nil, ErrEpoch
 	case e.NodePolicy != d.nodePolicy:
 		return nil, ErrNodePolicy
+	case e.CollateralVersion == 0 || d.collateral[e.CollateralKey].Version != e.CollateralVersion:
+		return nil, ErrCollateral
 	case !taken && len(d.members) >= maxSlots:
 		return nil, fmt.Errorf("%w: %d slots", ErrFull, maxSlots)
 	case taken && old.PlatformID != e.PlatformID:
 		return nil, ErrPlatform
-	case e.Incarnation != old.Incarnation+1: // two claimants of one slot: the second is refused here
+	case slices.Contains(old.Former, e.ServerID):
+		return nil, ErrSuperseded
+	case e.Incarnation != next: // two claimants of one slot: the second is refused here
 		return nil, fmt.Errorf("%w: slot %s is at incarnation %d", ErrIncarnation, e.Slot, old.Incarnation)
+	case again:
+		return Admitted{old}, nil
 	}
-	for _, m := range d.members {
-		if m.ServerID == e.ServerID { // one boot holds one place, once
-			return nil, ErrServerID
-		}
+	if err := d.elsewhere(e); err != nil {
+		return nil, err
 	}
 	m := Member{Slot: e.Slot, Incarnation: e.Incarnation, ServerID: e.ServerID, PlatformID: e.PlatformID,
 		RaftAddr: e.RaftAddr, APIAddr: e.APIAddr, Admitted: d.applied}
+	if taken {
+		m.Former = append(slices.Clone(old.Former), old.ServerID)
+		m.Former = m.Former[max(0, len(m.Former)-MaxFormer):]
+	}
 	d.members[e.Slot] = m
 	return Admitted{m}, nil
+}
+
+// elsewhere refuses who has, or had, a place in another slot: one boot holds
+// one place, once, and one machine counts once in a majority.
+func (d *data) elsewhere(e *Admit) error {
+	for _, m := range d.sortedMembers() {
+		switch {
+		case m.Slot == e.Slot:
+		case m.ServerID == e.ServerID || slices.Contains(m.Former, e.ServerID):
+			return ErrServerID
+		case m.PlatformID == e.PlatformID:
+			return ErrOneSlot
+		}
+	}
+	return nil
 }
 
 // put replaces a set if no part of the new one is older and some part is

@@ -121,8 +121,10 @@ func (s *snapshot) data() (*data, error) {
 		if i > 0 && s.Members[i-1].Slot >= m.Slot {
 			return nil, errors.New("members are not sorted")
 		}
-		e := Admit{Slot: m.Slot, Incarnation: m.Incarnation, ServerID: m.ServerID, PlatformID: m.PlatformID, RaftAddr: m.RaftAddr, APIAddr: m.APIAddr}
-		if err := e.check(); err != nil {
+		if err := m.check(); err != nil {
+			return nil, err
+		}
+		if err := d.elsewhere(&Admit{Slot: m.Slot, ServerID: m.ServerID, PlatformID: m.PlatformID}); err != nil {
 			return nil, err
 		}
 		d.members[m.Slot] = m
@@ -142,6 +144,22 @@ func (s *snapshot) data() (*data, error) {
 	}
 	return d, nil
 }
+
+// check finds what no accepted Admit would have left behind.
+func (m *Member) check() error {
+	e := Admit{CollateralKey: anyKey, Slot: m.Slot, Incarnation: m.Incarnation, ServerID: m.ServerID, PlatformID: m.PlatformID,
+		RaftAddr: m.RaftAddr, APIAddr: m.APIAddr}
+	if err := e.check(); err != nil {
+		return err
+	}
+	if uint64(len(m.Former)) != min(m.Incarnation-1, MaxFormer) || slices.Contains(m.Former, m.ServerID) {
+		return fmt.Errorf("slot %s: %d former boots at incarnation %d", m.Slot, len(m.Former), m.Incarnation)
+	}
+	return nil
+}
+
+// anyKey passes the check of the one field that a Member does not keep.
+var anyKey = CollateralKey{TEE: "sgx", CA: "platform"}
 
 // checkCluster derives the cluster id. A state before genesis is empty.
 func (s *snapshot) checkCluster(d *data) error {

@@ -37,12 +37,12 @@ func genesis(t testing.TB) *Genesis {
 var key = CollateralKey{TEE: "sgx", FMSPC: [6]byte{1}, CA: "platform"}
 
 func admit() *Admit {
-	return &Admit{Epoch: 1, NodePolicy: 1, Slot: "a", Incarnation: 1, ServerID: [32]byte{1}, PlatformID: [32]byte{9}, RaftAddr: "h:1", APIAddr: "h:2"}
+	return &Admit{Epoch: 1, NodePolicy: 1, CollateralKey: key, CollateralVersion: 1, Slot: "a", Incarnation: 1, ServerID: [32]byte{1}, PlatformID: [32]byte{9}, RaftAddr: "h:1", APIAddr: "h:2"}
 }
 
 func put(step uint64) *PutCollateral {
 	return &PutCollateral{Epoch: 1, Key: key, Bundle: fmt.Appendf(nil, "bundle %d", step), Meta: CollateralMeta{
-		TCBEvaluation: step, QEEvaluation: 1, TCBInfoIssue: 1000 + int64(step), QEIdentityIssue: 1000,
+		TCBEvaluation: step, QEEvaluation: 1, TCBInfoIssue: 1000 + int64(step), QEIdentityIssue: 1000, PCKCRLIssue: 1000,
 		RootCRLNumber: []byte{1}, PCKCRLNumber: []byte{1}, LatestIssue: 1000 + int64(step), CollateralSHA256: [32]byte{byte(step), 1}}}
 }
 
@@ -94,11 +94,11 @@ func TestResults(t *testing.T) {
 	if v := m.View(); v.ClusterID != id || v.Epoch != 1 || v.NodePolicy != 1 || v.Log.Size != 1 || !v.TimeFloor.IsZero() {
 		t.Errorf("after genesis: %+v", v)
 	}
-	if got := m.Apply(2, encode(t, admit())); got.(Admitted).Member.Slot != "a" {
-		t.Errorf("admit: %v", got)
-	}
-	if got := m.Apply(3, encode(t, put(1))); got != (Put{1}) {
+	if got := m.Apply(2, encode(t, put(1))); got != (Put{1}) {
 		t.Errorf("put: %v", got)
+	}
+	if got := m.Apply(3, encode(t, admit())); got.(Admitted).Member.Slot != "a" {
+		t.Errorf("admit: %v", got)
 	}
 	if got := m.Apply(4, encode(t, put(1))); got != (Put{1}) {
 		t.Errorf("the same set again: %v", got)
@@ -120,7 +120,7 @@ func TestResults(t *testing.T) {
 
 func TestRejections(t *testing.T) {
 	t.Parallel()
-	full := []Entry{genesis(t), admit(), put(5)}
+	full := []Entry{genesis(t), put(5), admit()}
 	with := func(e *Admit, f func(*Admit)) Entry { f(e); return e }
 	withRelease := func(f func(*Release)) Entry { e := release(1); f(e); return e }
 	withPut := func(f func(*PutCollateral)) Entry { e := put(6); f(e); return e }
@@ -143,9 +143,17 @@ func TestRejections(t *testing.T) {
 		"admit, other platform":   {full, second(func(e *Admit) { e.PlatformID = [32]byte{8} }), ErrPlatform},
 		"admit, same incarnation": {full, second(func(e *Admit) { e.Incarnation = 1 }), ErrIncarnation},
 		"admit, skipped":          {full, second(func(e *Admit) { e.Incarnation = 3 }), ErrIncarnation},
-		"admit, same server id":   {full, second(func(e *Admit) { e.ServerID = [32]byte{1} }), ErrServerID},
-		"admit, another's id":     {full, with(admit(), func(e *Admit) { e.Slot = "b" }), ErrServerID},
-		"new slot, incarnation":   {full, second(func(e *Admit) { e.Slot = "b" }), ErrIncarnation},
+		"admit, the holder again": {full, second(func(e *Admit) { e.ServerID = [32]byte{1} }), ErrIncarnation},
+		"admit, another's id":     {full, with(admit(), func(e *Admit) { e.Slot, e.PlatformID = "b", [32]byte{8} }), ErrServerID},
+		"admit, a second slot":    {full, second(func(e *Admit) { e.Slot, e.Incarnation = "b", 1 }), ErrOneSlot},
+		"admit, former holder":    {append(full[:3:3], second(func(*Admit) {})), with(admit(), func(e *Admit) { e.Incarnation = 3 }), ErrSuperseded},
+		"admit, former elsewhere": {append(full[:3:3], second(func(*Admit) {})), with(admit(), func(e *Admit) { e.Slot, e.PlatformID = "b", [32]byte{8} }), ErrServerID},
+		"admit, old collateral":   {append(full[:3:3], put(6)), second(func(*Admit) {}), ErrCollateral},
+		"again, old collateral":   {append(full[:3:3], put(6)), admit(), ErrCollateral},
+		"admit, no collateral":    {full, second(func(e *Admit) { e.CollateralKey.CA = "processor" }), ErrCollateral},
+		"admit, version 0":        {full, second(func(e *Admit) { e.CollateralKey.CA, e.CollateralVersion = "processor", 0 }), ErrCollateral},
+		"admit, future version":   {full, second(func(e *Admit) { e.CollateralVersion = 2 }), ErrCollateral},
+		"new slot, incarnation":   {full, second(func(e *Admit) { e.Slot, e.PlatformID = "b", [32]byte{8} }), ErrIncarnation},
 		"put, another epoch":      {full, withPut(func(e *PutCollateral) { e.Epoch = 2 }), ErrEpoch},
 		"put, older":              {full, put(4), ErrNotNewer},
 		"put, falling TCB number": {full, withPut(func(e *PutCollateral) { e.Meta.TCBEvaluation = 4 }), ErrNotNewer},
@@ -187,7 +195,7 @@ func TestRejections(t *testing.T) {
 // Two machines claim one slot at the same time: one is admitted.
 func TestTwoClaimantsOneAdmitted(t *testing.T) {
 	t.Parallel()
-	m := run(t, genesis(t), admit())
+	m := run(t, genesis(t), put(1), admit())
 	claim := func(id byte) any {
 		e := admit()
 		e.Incarnation, e.ServerID = 2, [32]byte{id}
@@ -198,6 +206,89 @@ func TestTwoClaimantsOneAdmitted(t *testing.T) {
 	}
 	if err, _ := claim(3).(error); !errors.Is(err, ErrIncarnation) {
 		t.Fatalf("second: %v", err)
+	}
+}
+
+// A boot that was superseded asks again for its slot: never again, however
+// many boots came after it, and the present one stays.
+func TestSupersededBootCannotReturn(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t), put(1), admit())
+	apply := func(e *Admit) any { return m.Apply(m.View().Applied+1, encode(t, e)) }
+	for i := range 40 {
+		e := admit()
+		e.Incarnation, e.ServerID = uint64(i)+2, [32]byte{2, byte(i)}
+		if _, ok := apply(e).(Admitted); !ok {
+			t.Fatalf("boot %d was not admitted", i)
+		}
+		back := admit() // the very first boot
+		back.Incarnation = e.Incarnation + 1
+		if err, _ := apply(back).(error); !errors.Is(err, ErrSuperseded) {
+			t.Fatalf("after %d newer boots: %v", i+1, err)
+		}
+		if got := m.View().Members[0]; got.ServerID != e.ServerID || got.Incarnation != e.Incarnation {
+			t.Fatalf("the slot's holder changed: %+v", got)
+		}
+	}
+	restored := New()
+	if err := restored.Restore(bytes.NewReader(snap(t, m))); err != nil {
+		t.Fatal(err)
+	}
+	back := admit()
+	back.Incarnation = m.View().Members[0].Incarnation + 1
+	if err, _ := restored.Apply(m.View().Applied+1, encode(t, back)).(error); !errors.Is(err, ErrSuperseded) {
+		t.Fatalf("after a snapshot: %v", err)
+	}
+}
+
+// The list of former boots is bounded, and a state at the bound is one that
+// restores.
+func TestFormerBootsAreBounded(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t), put(1), admit())
+	for i := range MaxFormer + 10 {
+		e := admit()
+		e.Incarnation, e.ServerID = uint64(i)+2, [32]byte{2, byte(i), byte(i >> 8)}
+		if _, ok := m.Apply(m.View().Applied+1, encode(t, e)).(Admitted); !ok {
+			t.Fatalf("boot %d was not admitted", i)
+		}
+	}
+	if got := len(m.View().Members[0].Former); got != MaxFormer {
+		t.Errorf("%d former boots are kept", got)
+	}
+	if err := New().Restore(bytes.NewReader(snap(t, m))); err != nil {
+		t.Error(err)
+	}
+}
+
+// The holder of a slot is admitted again after an interruption: the same
+// member, and a decision by collateral of today.
+func TestHolderIsAdmittedAgain(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t), put(1), admit(), put(2))
+	before := m.View().Members
+	e := admit()
+	if err, _ := m.Apply(5, encode(t, e)).(error); !errors.Is(err, ErrCollateral) {
+		t.Fatalf("by collateral that is over: %v", err)
+	}
+	e.CollateralVersion = 2
+	got, ok := m.Apply(6, encode(t, e)).(Admitted)
+	if !ok || !reflect.DeepEqual(got.Member, before[0]) || !reflect.DeepEqual(m.View().Members, before) {
+		t.Fatalf("%+v", got)
+	}
+}
+
+// Parts of a set are signed one by one: a set is as old as its oldest part.
+func TestASetIsAsOldAsItsOldestPart(t *testing.T) {
+	t.Parallel()
+	for name, m := range map[string]CollateralMeta{
+		"list":        {TCBInfoIssue: 9, QEIdentityIssue: 9, PCKCRLIssue: 2, LatestIssue: 9},
+		"TCB info":    {TCBInfoIssue: 2, QEIdentityIssue: 9, PCKCRLIssue: 9, LatestIssue: 9},
+		"QE identity": {TCBInfoIssue: 9, QEIdentityIssue: 2, PCKCRLIssue: 9, LatestIssue: 9},
+	} {
+		if m.Oldest() != 2 {
+			t.Errorf("old %s: %d", name, m.Oldest())
+		}
 	}
 }
 
@@ -237,13 +328,13 @@ func TestHalt(t *testing.T) {
 		"out of bounds": {outOfBounds, ErrEntry},
 	}
 	for name, c := range cases {
-		m := run(t, genesis(t), admit())
+		m := run(t, genesis(t), put(1), admit())
 		before := m.View()
-		got, _ := m.Apply(3, c.raw).(error)
+		got, _ := m.Apply(4, c.raw).(error)
 		if !errors.Is(got, ErrHalted) || !errors.Is(got, c.want) || !errors.Is(m.Halted(), ErrHalted) {
 			t.Errorf("%s: %v", name, got)
 		}
-		if again, _ := m.Apply(4, good).(error); !errors.Is(again, ErrHalted) {
+		if again, _ := m.Apply(5, good).(error); !errors.Is(again, ErrHalted) {
 			t.Errorf("%s: applied on: %v", name, again)
 		}
 		if !reflect.DeepEqual(before, m.View()) {
@@ -314,7 +405,9 @@ func genEntries(t testing.TB, rt *rapid.T) [][]byte {
 			a := admit()
 			a.Slot = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(rt, "slot")
 			a.Incarnation = rapid.Uint64Range(1, 3).Draw(rt, "incarnation")
-			a.ServerID[1] = rapid.Byte().Draw(rt, "server")
+			a.ServerID[1] = rapid.ByteMax(7).Draw(rt, "server")
+			a.PlatformID = [32]byte{a.Slot[0], rapid.ByteMax(1).Draw(rt, "platform")}
+			a.CollateralVersion = rapid.Uint64Range(0, 2).Draw(rt, "version")
 			e = a
 		case 4, 5, 6:
 			p := put(rapid.Uint64Range(1, 6).Draw(rt, "step"))
@@ -373,8 +466,10 @@ func TestRestoreRefusals(t *testing.T) {
 	other := put(1)
 	other.Key.TEE = "tdx"
 	b := admit()
-	b.Slot, b.ServerID = "b", [32]byte{2}
-	good := snap(t, run(t, genesis(t), admit(), b, put(1), other, release(1)))
+	b.Slot, b.ServerID, b.PlatformID = "b", [32]byte{2}, [32]byte{8}
+	newer := admit()
+	newer.Incarnation, newer.ServerID = 2, [32]byte{3}
+	good := snap(t, run(t, genesis(t), put(1), admit(), b, newer, other, release(1)))
 	change := func(f func(*snapshot)) []byte {
 		var s snapshot
 		if err := api.UnmarshalCanonical(good, MaxSnapshot, &s); err != nil {
@@ -401,6 +496,11 @@ func TestRestoreRefusals(t *testing.T) {
 		"huge log":            change(func(s *snapshot) { s.LogSize = 1 << 63 }),
 		"unsorted members":    change(func(s *snapshot) { s.Members[0], s.Members[1] = s.Members[1], s.Members[0] }),
 		"bad member":          change(func(s *snapshot) { s.Members[0].Slot = "A" }),
+		"lost former boot":    change(func(s *snapshot) { s.Members[0].Former = nil }),
+		"former and present":  change(func(s *snapshot) { s.Members[0].Former[0] = s.Members[0].ServerID }),
+		"two slots, one id":   change(func(s *snapshot) { s.Members[1].ServerID = s.Members[0].ServerID }),
+		"two slots, platform": change(func(s *snapshot) { s.Members[1].PlatformID = s.Members[0].PlatformID }),
+		"list without a date": change(func(s *snapshot) { s.Collateral[0].Meta.PCKCRLIssue = 0 }),
 		"unsorted collateral": change(func(s *snapshot) { s.Collateral[0], s.Collateral[1] = s.Collateral[1], s.Collateral[0] }),
 		"no version":          change(func(s *snapshot) { s.Collateral[0].Version = 0 }),
 		"fallen floor":        change(func(s *snapshot) { s.TimeFloor = 0 }),
@@ -425,7 +525,7 @@ func TestRestoreRefusals(t *testing.T) {
 // A snapshot taken before further entries does not see them.
 func TestSnapshotIsFrozen(t *testing.T) {
 	t.Parallel()
-	m := run(t, genesis(t), admit(), put(1))
+	m := run(t, genesis(t), put(1), admit())
 	want := snap(t, m)
 	w, err := m.Snapshot()
 	if err != nil {
@@ -453,14 +553,14 @@ func TestStateIsBounded(t *testing.T) {
 	}
 	for i := range MaxCollateralSets + 1 {
 		e := put(1)
-		e.Key.FMSPC[4], e.Key.FMSPC[5] = byte(i>>8), byte(i)
+		e.Key.FMSPC[4], e.Key.FMSPC[5] = byte(i>>8), byte(i) // the first is the key of admit
 		if err := apply(e); (err != nil) != (i == MaxCollateralSets) || err != nil && !errors.Is(err, ErrFull) {
 			t.Fatalf("set %d: %v", i, err)
 		}
 	}
 	for i := range maxSlots + 1 {
 		e := admit()
-		e.Slot, e.ServerID[1] = fmt.Sprintf("s%d", i), byte(i+1)
+		e.Slot, e.ServerID[1], e.PlatformID[1] = fmt.Sprintf("s%d", i), byte(i+1), byte(i+1)
 		if err := apply(e); (err != nil) != (i == maxSlots) || err != nil && !errors.Is(err, ErrFull) {
 			t.Fatalf("slot %d: %v", i, err)
 		}
@@ -475,12 +575,12 @@ func TestStateIsBounded(t *testing.T) {
 }
 
 func FuzzApply(f *testing.F) {
-	for _, e := range []Entry{genesis(f), admit(), put(1), release(1)} {
+	for _, e := range []Entry{genesis(f), put(1), admit(), release(1)} {
 		f.Add(encode(f, e))
 	}
 	f.Add([]byte{0x82, 0x18, 0x63, 0x40})
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		m := run(t, genesis(t), admit(), put(1))
+		m := run(t, genesis(t), put(1), admit())
 		before := snap(t, m)
 		result := m.Apply(4, raw)
 		if e, err := Decode(raw); err == nil {
