@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
@@ -42,10 +43,13 @@ func (k testKeys) Key(_ context.Context, name, purpose string) (secret.Key, erro
 // fakeRunner runs functions written in Go, so that tests of the protocol need no
 // engine. The code of a bundle only tells programs apart.
 type fakeRunner struct {
-	ran    atomic.Int64  // calls that reached a program
-	open   atomic.Int64  // programs loaded and not closed
-	inside chan struct{} // "wait" says on it that it runs
-	resume chan struct{} // and goes on when this gives
+	ran      atomic.Int64           // calls that reached a program
+	open     atomic.Int64           // programs loaded and not closed
+	loaded   atomic.Int64           // programs loaded
+	fail     atomic.Bool            // nothing loads
+	failOnly atomic.Pointer[string] // this code does not load
+	inside   chan struct{}          // "wait" says on it that it runs
+	resume   chan struct{}          // and goes on when this gives
 }
 
 func newRunner() *fakeRunner {
@@ -61,6 +65,10 @@ func (r *fakeRunner) Load(_ context.Context, code []byte) (Program, error) {
 	if string(code) == "broken" {
 		return nil, &engine.ScriptError{Name: "SyntaxError", Message: "broken"}
 	}
+	if only := r.failOnly.Load(); r.fail.Load() || only != nil && *only == string(code) {
+		return nil, fmt.Errorf("%w: it has 2 bytes of 1", engine.ErrSnapshot)
+	}
+	r.loaded.Add(1)
 	r.open.Add(1)
 	return fakeProgram{r, string(code)}, nil
 }
@@ -116,8 +124,17 @@ func (p fakeProgram) run(ctx context.Context, function string, args []string, h 
 		k, err := h.ProjectKey(ctx)
 		return k, err
 	case "wait":
-		p.r.inside <- struct{}{}
-		<-p.r.resume
+		// Neither wait outlives its test.
+		select {
+		case p.r.inside <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		select {
+		case <-p.r.resume:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 		return nil, h.KVPut(ctx, "late", []byte(p.code))
 	}
 	return nil, engine.ErrNoFunction
