@@ -36,7 +36,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"evidence": evidence, "mangle": mangle, "json": checkJSON, "code": checkCode,
 			"freeport": freePort, "await": awaitFile, "awaitport": awaitPort, "samekey": sameKey,
-			"constraint": constraintOf, "agematch": ageMatch,
+			"constraint": constraintOf, "agematch": ageMatch, "guide": guide,
 			"simquote": simQuote, "tokennonce": tokenNonce, "jwtlib": jwtLibrary,
 		},
 	})
