@@ -42,6 +42,17 @@
 // that fails, in whatever way, leaves nothing. Functions that do not use kv run
 // side by side; functions that do take turns within their project.
 //
+// # What projects may take
+//
+// Listed owners deploy ([Config.Owners]); nobody does by default. The list comes
+// from the machine's host and is for its own protection: what keeps projects apart
+// is in the enclave. All that stays in memory between calls comes out of one budget
+// of bytes ([Config.Budget]); to make room, idle instances end and idle projects
+// close, the longest unused first, never one with calls in flight. Files have
+// quotas, one project gets half of the slots for calls, and a request's body has
+// arrived before it takes one. Metrics ([Config.Registerer]) and the log tell the
+// host counts, rounded durations and what it could see anyway.
+//
 // # What it does not do
 //
 // Anyone who knows a project's id and code hash may call it: functions decide for
