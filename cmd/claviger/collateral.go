@@ -75,11 +75,7 @@ root of trust. Exit code 1 means that something has run out, or that a set does 
 	t.register(flags)
 	flags.StringVar(&dir, "dir", "", "`directory` with sets of collateral, which are verified")
 	flags.StringVar(&bundle, "bundle", "", "one-file bundle")
-	flags.StringVar(&f.TCBInfo, "tcb-info", "", "TCB info `file`")
-	flags.StringVar(&f.QEIdentity, "qe-identity", "", "QE identity `file`")
-	flags.StringVar(&f.PCKCRL, "pck-crl", "", "PCK CA revocation list `file`, DER or PEM")
-	flags.StringVar(&f.RootCRL, "root-crl", "", "root CA revocation list `file`, DER or PEM")
-	flags.StringVar(&f.TCBChain, "tcb-chain", "", "TCB signing chain `file`, PEM, leaf first")
+	f.registerCollateral(flags)
 	flags.StringVar(&base, "base", "", "`directory` that relative file names start from")
 	return cmd
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -133,55 +132,105 @@ func chooseSet(s *cli.Streams, dir string, which setFlags) (pcs.Request, error) 
 	return pcs.Request{}, cli.Usagef("%s holds %d sets: name one with --quote, or --tee and --fmspc; 'claviger collateral show --dir' lists them", dir, len(list))
 }
 
+type importFlags struct {
+	trust             trustFlags
+	choice            choiceFlags
+	files             evidenceFiles // its quote is only where the chain of the PCK CA comes from
+	dir, bundle, base string
+	issuer            string
+}
+
 func collateralImportCommand(s *cli.Streams) *cobra.Command {
-	var t trustFlags
-	var choice choiceFlags
-	var dir, bundle, issuer, quote string
+	var f importFlags
 	cmd := &cobra.Command{
-		Use: "import", Short: "Verify a one-file bundle and keep it in a directory of a site without a network",
-		Long: `Verifies a bundle that was carried here, under the root of trust, and keeps it in a directory, which serves nodes
+		Use: "import", Short: "Verify a bundle and keep it in a directory of a site without a network",
+		Long: `Verifies collateral that was carried here, under the root of trust, and keeps it in a directory, which serves nodes
 ('collateral: {dir: …, offline: true}') and 'quote verify --collateral-dir'. What is older than the set that lies there, has expired,
-or is not genuine is refused, and the directory stays as it is.
+or is not genuine is refused, and the directory stays as it is. The collateral is a one-file bundle, or its five parts in files.
 
 The revocation list is verified with the chain of the PCK CA: from --pck-issuer, from a quote of the site, from ` + issuerName("platform") + `
 or ` + issuerName("processor") + ` beside the bundle, or from the directory, in this order. It is untrusted too.`,
-		Example: "  claviger collateral import --dir collateral --bundle usb/bundle.json\n  claviger collateral import --dir collateral --bundle usb/bundle.json --quote quote.bin",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if dir == "" || bundle == "" {
-				return cli.Usagef("--dir and --bundle are needed: the directory to keep the set in and the file to read")
-			}
-			if issuer != "" && quote != "" {
-				return cli.Usagef("--pck-issuer and --quote exclude each other")
-			}
-			trust, err := t.open(s)
-			if err != nil {
-				return err
-			}
-			issuers, err := findIssuers(s, bundle, issuer, quote)
-			if err != nil {
-				return reasoned(err)
-			}
-			return reasoned(importBundle(s, trust, dir, bundle, choice, issuers))
-		},
+		Example: `  claviger collateral import --dir collateral --bundle usb/bundle.json
+  claviger collateral import --dir collateral --bundle usb/bundle.json --quote quote.bin
+  claviger collateral import --dir collateral --base parts --tcb-info tcb.json --qe-identity qe.json --pck-crl pck.der \
+    --root-crl root.der --tcb-chain chain.pem --quote quote.bin`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return reasoned(f.run(s)) },
 	}
-	t.register(cmd.Flags())
-	choice.register(cmd.Flags())
-	cmd.Flags().StringVar(&dir, "dir", "", "`directory` to keep the set in; made if it does not exist")
-	cmd.Flags().StringVar(&bundle, "bundle", "", "`file` that was exported")
-	cmd.Flags().StringVar(&issuer, "pck-issuer", "", "PEM `file` with the chain of the PCK CA")
-	cmd.Flags().StringVar(&quote, "quote", "", "`file` with a raw quote: take the chain of the PCK CA from it")
+	flags := cmd.Flags()
+	f.trust.register(flags)
+	f.choice.register(flags)
+	f.files.registerCollateral(flags)
+	flags.StringVar(&f.dir, "dir", "", "`directory` to keep the set in; made if it does not exist")
+	flags.StringVar(&f.bundle, "bundle", "", "`file` that was exported")
+	flags.StringVar(&f.issuer, "pck-issuer", "", "PEM `file` with the chain of the PCK CA")
+	flags.StringVar(&f.files.Quote, "quote", "", "`file` with a raw quote: take the chain of the PCK CA from it")
+	flags.StringVar(&f.base, "base", "", "`directory` that the names of all files but --dir start from")
 	return cmd
 }
 
-// findIssuers returns the chains to try, in the order of the help; a nil one stands for those in the directory.
-func findIssuers(s *cli.Streams, bundle, issuer, quote string) ([][]byte, error) {
+func (f *importFlags) run(s *cli.Streams) error {
+	parts := f.files
+	parts.Quote = ""
 	switch {
-	case issuer != "":
-		raw, err := s.ReadFile(issuer, attest.MaxSigningChain)
+	case f.dir == "" || (f.bundle == "") == (parts == evidenceFiles{}):
+		return cli.Usagef("--dir, and either --bundle or the five parts of collateral, are needed: where to keep the set and what to read")
+	case f.issuer != "" && f.files.Quote != "":
+		return cli.Usagef("--pck-issuer and --quote exclude each other")
+	}
+	t, err := f.trust.open(s)
+	if err != nil {
+		return err
+	}
+	raw, err := f.read(s)
+	if err != nil {
+		return err
+	}
+	issuers, err := f.issuers(s)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(f.dir, 0o755); err != nil {
+		return err
+	}
+	d, err := t.directory(f.dir, f.choice)
+	if err != nil {
+		return err
+	}
+	set, err := importWith(d, raw, issuers)
+	if err != nil {
+		return err
+	}
+	report := t.report(set)
+	report.Bundle, report.PCKIssuer = filepath.Join(f.dir, set.Request.String()+".json"), filepath.Join(f.dir, issuerName(set.Request.CA))
+	return s.Print(report, func(w io.Writer) { report.write(w) })
+}
+
+// read returns the bundle, or makes one of the parts.
+func (f *importFlags) read(s *cli.Streams) ([]byte, error) {
+	if f.bundle != "" {
+		return s.ReadFile(cli.Below(f.base, f.bundle), attest.MaxCollateral)
+	}
+	parts := f.files
+	parts.Quote = "-" // not one of them
+	if err := parts.missing(flagName); err != nil {
+		return nil, err
+	}
+	c, err := parts.collateral(s, f.base)
+	if err != nil {
+		return nil, err
+	}
+	return c.Marshal()
+}
+
+// issuers returns the chains to try, in the order of the help; a nil one stands for those in the directory.
+func (f *importFlags) issuers(s *cli.Streams) ([][]byte, error) {
+	switch {
+	case f.issuer != "":
+		raw, err := s.ReadFile(cli.Below(f.base, f.issuer), attest.MaxSigningChain)
 		return [][]byte{raw}, err
-	case quote != "":
-		raw, err := s.ReadFile(quote, attest.MaxQuote)
+	case f.files.Quote != "":
+		raw, err := s.ReadFile(cli.Below(f.base, f.files.Quote), attest.MaxQuote)
 		if err != nil {
 			return nil, err
 		}
@@ -194,8 +243,9 @@ func findIssuers(s *cli.Streams, bundle, issuer, quote string) ([][]byte, error)
 	}
 	var list [][]byte
 	for _, ca := range []string{pcs.PlatformCA, pcs.ProcessorCA} {
-		raw, err := s.ReadFile(filepath.Join(filepath.Dir(bundle), issuerName(ca)), attest.MaxSigningChain)
-		if _, absent := errors.AsType[*cli.UsageError](err); absent {
+		beside := filepath.Join(filepath.Dir(cli.Below(f.base, f.bundle)), issuerName(ca))
+		raw, err := s.ReadFile(beside, attest.MaxSigningChain)
+		if _, absent := errors.AsType[*cli.UsageError](err); absent || f.bundle == "" {
 			continue
 		}
 		if err != nil {
@@ -206,33 +256,18 @@ func findIssuers(s *cli.Streams, bundle, issuer, quote string) ([][]byte, error)
 	return append(list, nil), nil
 }
 
-func importBundle(s *cli.Streams, t *trust, dir, bundle string, choice choiceFlags, issuers [][]byte) error {
-	raw, err := s.ReadFile(bundle, attest.MaxCollateral)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	d, err := t.directory(dir, choice)
-	if err != nil {
-		return err
-	}
-	var set *pcs.Set
+// importWith imports with the first chain that verifies.
+func importWith(d *pcs.Directory, raw []byte, issuers [][]byte) (*pcs.Set, error) {
 	var first error
 	for _, issuer := range issuers {
-		if set, err = d.Import(raw, issuer); err == nil {
-			break
+		set, err := d.Import(raw, issuer)
+		if err == nil {
+			return set, nil
 		}
 		// What a later chain says matters only if it gets further: the directory may have none at all.
 		if first == nil || errors.Is(first, pcs.ErrVerify) && !errors.Is(err, pcs.ErrVerify) && !errors.Is(err, pcs.ErrNoIssuer) {
 			first = err
 		}
 	}
-	if set == nil {
-		return fmt.Errorf("%s: %w", bundle, first)
-	}
-	report := t.report(set)
-	report.Bundle, report.PCKIssuer = filepath.Join(dir, set.Request.String()+".json"), filepath.Join(dir, issuerName(set.Request.CA))
-	return s.Print(report, func(w io.Writer) { report.write(w) })
+	return nil, first
 }

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/cmd/internal/cli"
@@ -28,6 +30,18 @@ type evidenceFiles struct {
 	RootCRL    string `json:"root_crl"`
 	TCBChain   string `json:"tcb_chain"`
 }
+
+// registerCollateral makes the flags for the five parts of collateral.
+func (f *evidenceFiles) registerCollateral(flags *pflag.FlagSet) {
+	flags.StringVar(&f.TCBInfo, "tcb-info", "", "TCB info `file`: the signed JSON envelope")
+	flags.StringVar(&f.QEIdentity, "qe-identity", "", "QE identity `file`: the signed JSON envelope")
+	flags.StringVar(&f.PCKCRL, "pck-crl", "", "PCK CA revocation list `file`, DER or PEM")
+	flags.StringVar(&f.RootCRL, "root-crl", "", "root CA revocation list `file`, DER or PEM")
+	flags.StringVar(&f.TCBChain, "tcb-chain", "", "TCB signing chain `file`, PEM, leaf first")
+}
+
+// flagName is what a user writes for a key of evidenceFiles.
+func flagName(key string) string { return "--" + strings.ReplaceAll(key, "_", "-") }
 
 // missing names the first file that is not given, as the flag or key the user would write.
 func (f *evidenceFiles) missing(name func(string) string) error {

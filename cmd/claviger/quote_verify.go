@@ -83,11 +83,7 @@ be judged at all.`,
 	flags.StringVar(&f.files.Quote, "quote", "", "raw quote `file`")
 	flags.StringVar(&f.bundle, "bundle", "", "one-file bundle with the collateral")
 	flags.StringVar(&f.dir, "collateral-dir", "", "`directory` with sets of collateral, one of them for the quote")
-	flags.StringVar(&f.files.TCBInfo, "tcb-info", "", "TCB info `file`: the signed JSON envelope")
-	flags.StringVar(&f.files.QEIdentity, "qe-identity", "", "QE identity `file`: the signed JSON envelope")
-	flags.StringVar(&f.files.PCKCRL, "pck-crl", "", "PCK CA revocation list `file`, DER or PEM")
-	flags.StringVar(&f.files.RootCRL, "root-crl", "", "root CA revocation list `file`, DER or PEM")
-	flags.StringVar(&f.files.TCBChain, "tcb-chain", "", "TCB signing chain `file`, PEM, leaf first")
+	f.files.registerCollateral(flags)
 	flags.StringVar(&f.at, "at", "", "verify as of this `time`, RFC 3339; default now")
 	flags.StringVar(&f.base, "base", "", "`directory` that relative file names start from")
 	flags.StringVar(&f.root, "root", "", "PEM `file` with another root of trust than Intel's")
@@ -130,7 +126,7 @@ func (f *verifyFlags) run(ctx context.Context, s *cli.Streams) error {
 // evidence reads the quote, and its collateral from where the flags say.
 func (f *verifyFlags) evidence(ctx context.Context, j *judge, at time.Time) ([]byte, *attest.Collateral, error) {
 	if f.bundle == "" && f.dir == "" {
-		if err := f.files.missing(func(key string) string { return "--" + strings.ReplaceAll(key, "_", "-") }); err != nil {
+		if err := f.files.missing(flagName); err != nil {
 			return nil, nil, err
 		}
 		return f.files.read(j.s, f.base)
