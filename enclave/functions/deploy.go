@@ -30,7 +30,7 @@ func (h *Host) Deploy(ctx context.Context, id ProjectID, sealed []byte) ([]byte,
 	if refused := h.admits(d, id); refused != nil {
 		return h.refuseDeployment(sealer, refused)
 	}
-	p, release, err := h.acquire(id)
+	p, release, err := h.acquire(id, h.cfg.MaxCalls)
 	if err != nil {
 		return nil, err
 	}

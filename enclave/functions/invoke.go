@@ -33,7 +33,7 @@ func (h *Host) Call(ctx context.Context, id ProjectID, function string, code Cod
 		h.metrics.called(CodeProjectNotFound, 0)
 		return sealReply(sealer, notFound(id).reply())
 	}
-	p, release, err := h.acquire(id)
+	p, release, err := h.acquire(id, max(1, h.cfg.MaxCalls/2))
 	if err != nil {
 		return nil, err
 	}

@@ -64,8 +64,10 @@ func (p *project) done(d *deployed) {
 	}
 }
 
-// acquire returns a project for one use and the function that ends the use.
-func (h *Host) acquire(id ProjectID) (*project, func(), error) {
+// acquire returns a project for one use and the function that ends the use. At most
+// most uses go on at once: a crowd of callers keeps out neither other projects nor
+// the project's own owner.
+func (h *Host) acquire(id ProjectID, most int) (*project, func(), error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -79,8 +81,7 @@ func (h *Host) acquire(id ProjectID) (*project, func(), error) {
 		p = &project{host: h, id: id}
 		h.projects[id] = p
 	}
-	// One project must not keep out the others by taking every slot.
-	if p.uses >= max(1, h.cfg.MaxCalls/2) {
+	if p.uses >= most {
 		return nil, nil, errCrowded
 	}
 	h.clock++
@@ -197,13 +198,21 @@ func (p *project) open(ctx context.Context, deploy bool) error {
 		files.abandon()
 		return err
 	}
+	// A store from the time of a higher limit is larger than the estimate.
+	if more := storeBytes + store.Bytes() - bytes; more > 0 {
+		if err := h.reserve(ctx, more); err != nil {
+			h.budget.Release(bytes)
+			return errors.Join(err, store.Close())
+		}
+		bytes += more
+	}
 	current, err := p.load(ctx, store)
 	if err != nil && !(deploy && errors.Is(err, errLoad)) {
 		h.budget.Release(bytes)
 		return errors.Join(err, store.Close())
 	}
 	p.store, p.current, p.bytes = store, current, bytes
-	h.budget.Release(p.settle(store, 0))
+	_ = p.settle(store, 0)
 	return nil
 }
 

@@ -225,7 +225,18 @@ func TestMemoryIsBounded(t *testing.T) {
 	if err := w.tryDeploy(w.owner, "p3", "old", 1); !errors.Is(err, ErrStaleSequence) {
 		t.Errorf("an old deployment: %v", err)
 	}
+	// A store from the time of a higher limit counts with all it has.
+	if err := w.host.Close(); err != nil {
+		t.Fatal(err)
+	}
+	w.cfg.ProjectBytes = 1 << 20
 	w.restart()
+	if got := call(t, w.client("p0", "v1"), "get", "k2"); len(got) != 900_002 || budget.Used() < 2*900_000 {
+		t.Errorf("a store over the limit: %d bytes read, %d accounted for", len(got), budget.Used())
+	}
+	if err := w.host.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if used := budget.Used(); used != 0 {
 		t.Errorf("%d bytes are in use after the end", used)
 	}
@@ -247,6 +258,7 @@ func TestOneProjectGetsHalfTheSlots(t *testing.T) {
 		t.Errorf("a third call of the project: %v, want busy", err)
 	}
 	call(t, w.client("q", "v1"), "echo")
+	w.deploy("p", "v2", 2) // its owner is not kept out
 	w.runner.resume <- struct{}{}
 	w.runner.resume <- struct{}{}
 }
