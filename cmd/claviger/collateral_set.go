@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -200,6 +201,9 @@ func writeSet(set *pcs.Set, name string) (bundle, issuer string, err error) {
 // replaceFile writes a public file as a whole: readers see the old one or the new one.
 func replaceFile(name string, raw []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
+	if errors.Is(err, fs.ErrNotExist) {
+		return cli.Usagef("%s: the directory does not exist; make it, or mount what should be there", name)
+	}
 	if err != nil {
 		return err
 	}
