@@ -186,6 +186,7 @@ func TestNotReadyBeforePromotion(t *testing.T) {
 func TestCloneAlarm(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
+	s.tune = func(n *Node) { n.tune.supersedeGrace = 200 * time.Millisecond }
 	s.start("a", "b", "c")
 	leader := s.leader()
 	var old *running

@@ -33,6 +33,7 @@ type site struct {
 	policy   []string
 	clock    func() time.Time // of nodes, clients and operators; nil means time.Now
 	pins     Pins
+	tune     func(*Node) // what a test changes before Run
 
 	mu    sync.Mutex
 	nodes []*running
@@ -108,8 +109,15 @@ func (s *site) run(cfg Config) *running {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	if s.tune != nil {
+		s.tune(n)
+	}
+	return s.runNode(n)
+}
+
+func (s *site) runNode(n *Node) *running {
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{Node: n, slot: cfg.Slot, done: make(chan error, 1), stop: cancel}
+	r := &running{Node: n, slot: n.cfg.Slot, done: make(chan error, 1), stop: cancel}
 	go func() { r.done <- n.Run(ctx) }()
 	s.t.Cleanup(func() { n.Close(); cancel() })
 	return r

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/claviger/claviger/attest"
@@ -62,5 +63,5 @@ func onlyOutdated(v *attest.Verified, err error) bool {
 	if !ok || v.Claims().TCB.Status == attest.StatusRevoked || v.Claims().TCB.Status == attest.StatusNotSupported {
 		return false
 	}
-	return !slices.ContainsFunc(d.Failures, func(f policy.Failure) bool { return f.Clause != "SEC" && f.Clause != "EXPIRE" })
+	return !slices.ContainsFunc(d.Failures, func(f policy.Failure) bool { return !strings.HasPrefix(f.Clause, "SEC:") && f.Clause != "EXPIRE" })
 }

@@ -27,34 +27,44 @@ type standing struct {
 	unfit    error // nil while it satisfies the node policy
 }
 
-// stand notes the judgement of a peer's evidence and returns whether it is
-// refused. A platform that is revoked always is. One whose TCB has fallen
-// behind the policy is refused as long as the rest are a majority without it:
-// when Intel raises the bar, all members may be behind at once, and a cluster
-// that stops talking to itself then cannot even let the repaired ones in again.
-// Its roots it has already; nobody new gets roots below the policy.
+// stand notes the judgement err of a peer's evidence and returns whether it is
+// refused.
 func (n *Node) stand(peer raftstore.ServerID, ev ratls.Evidence, err error) error {
-	unfit := err != nil && (errors.Is(err, pck.ErrRevoked) || errors.Is(err, ErrNodePolicy))
-	if err != nil && !unfit {
-		return err // the evidence could not be judged: nothing is known of the peer
+	n.note(peer, ev, err)
+	return n.refusal(peer, err)
+}
+
+// unfit tells evidence that speaks against a peer from evidence that could not
+// be judged, for want of collateral in force.
+func unfit(err error) bool {
+	return errors.Is(err, pck.ErrRevoked) || errors.Is(err, ErrNodePolicy)
+}
+
+// note remembers a judgement, and raises the alarm when it turns.
+func (n *Node) note(peer raftstore.ServerID, ev ratls.Evidence, err error) {
+	if err != nil && !unfit(err) {
+		return
 	}
 	n.standings.mu.Lock()
+	defer n.standings.mu.Unlock()
 	if n.standings.of == nil {
 		n.standings.of = map[raftstore.ServerID]standing{}
 	}
-	before := n.standings.of[peer].unfit
-	n.standings.of[peer] = standing{ev, err}
-	n.standings.mu.Unlock()
-	if err == nil {
-		return nil
-	}
-	tolerated := errors.Is(err, errOutdated) && n.needed(peer)
-	if before == nil {
+	if before := n.standings.of[peer].unfit; err != nil && before == nil {
 		n.metrics.unfit.Inc()
-		n.log.Error("UNFIT MEMBER: its platform is revoked or behind the node policy; replace it", "server", peer,
-			"still_connected_for_the_majority", tolerated, "reason", err)
+		n.log.Error("UNFIT MEMBER: its platform is revoked or behind the node policy; replace it", "server", peer, "reason", err)
 	}
-	if tolerated {
+	n.standings.of[peer] = standing{ev, err}
+}
+
+// refusal decides. A platform that is revoked is always refused. One whose TCB
+// has fallen behind the policy is refused as long as the rest are a majority
+// without it: when Intel raises the bar, all members may be behind at once, and
+// a cluster that stops talking to itself then cannot even let the repaired ones
+// in again. It holds its roots already; nobody new gets any below the policy.
+func (n *Node) refusal(peer raftstore.ServerID, err error) error {
+	if errors.Is(err, errOutdated) && n.needed(peer) {
+		n.log.Warn("a member behind the node policy stays connected: there is no majority without it", "server", peer)
 		return nil
 	}
 	return err
@@ -120,14 +130,17 @@ func (n *Node) sweep(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, sweepLimit)
 	defer cancel()
 	m, s := n.membership(), n.store.Load()
-	for id, st := range n.peersToSweep(s) {
+	judged := map[raftstore.ServerID]error{}
+	for id, st := range n.peersToSweep(s) { // all of them first: who is needed depends on the others
 		_, err := n.judgeNode(ctx, m.manifest, st.evidence, kds.ForMembers)
-		if err = n.stand(id, st.evidence, err); err == nil {
-			continue
-		}
-		if errors.Is(err, pck.ErrRevoked) || errors.Is(err, ErrNodePolicy) {
+		n.note(id, st.evidence, err)
+		judged[id] = err
+	}
+	for id, err := range judged {
+		switch err = n.refusal(id, err); {
+		case unfit(err):
 			n.log.Warn("closed the channels of a member", "server", id, "channels", n.channels.drop(id))
-		} else {
+		case err != nil:
 			n.log.Warn("a member could not be judged again", "server", id, "reason", err)
 		}
 	}

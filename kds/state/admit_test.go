@@ -1,0 +1,91 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"testing"
+)
+
+// A boot that was superseded asks again for its slot: never again, however
+// many boots came after it, and the present one stays.
+func TestSupersededBootCannotReturn(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t), put(1), admit())
+	apply := func(e *Admit) any { return m.Apply(m.View().Applied+1, encode(t, e)) }
+	for i := range 40 {
+		e := admit()
+		e.Incarnation, e.ServerID = uint64(i)+2, [32]byte{2, byte(i)}
+		if _, ok := apply(e).(Admitted); !ok {
+			t.Fatalf("boot %d was not admitted", i)
+		}
+		back := admit() // the very first boot
+		back.Incarnation = e.Incarnation + 1
+		if err, _ := apply(back).(error); !errors.Is(err, ErrSuperseded) {
+			t.Fatalf("after %d newer boots: %v", i+1, err)
+		}
+		if got := m.View().Members[0]; got.ServerID != e.ServerID || got.Incarnation != e.Incarnation {
+			t.Fatalf("the slot's holder changed: %+v", got)
+		}
+	}
+	restored := New()
+	if err := restored.Restore(bytes.NewReader(snap(t, m))); err != nil {
+		t.Fatal(err)
+	}
+	back := admit()
+	back.Incarnation = m.View().Members[0].Incarnation + 1
+	if err, _ := restored.Apply(m.View().Applied+1, encode(t, back)).(error); !errors.Is(err, ErrSuperseded) {
+		t.Fatalf("after a snapshot: %v", err)
+	}
+}
+
+// The list of former boots is bounded, and a state at the bound is one that
+// restores.
+func TestFormerBootsAreBounded(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t), put(1), admit())
+	for i := range MaxFormer + 10 {
+		e := admit()
+		e.Incarnation, e.ServerID = uint64(i)+2, [32]byte{2, byte(i), byte(i >> 8)}
+		if _, ok := m.Apply(m.View().Applied+1, encode(t, e)).(Admitted); !ok {
+			t.Fatalf("boot %d was not admitted", i)
+		}
+	}
+	if got := len(m.View().Members[0].Former); got != MaxFormer {
+		t.Errorf("%d former boots are kept", got)
+	}
+	if err := New().Restore(bytes.NewReader(snap(t, m))); err != nil {
+		t.Error(err)
+	}
+}
+
+// The holder of a slot is admitted again after an interruption: the same
+// member, and a decision by collateral of today.
+func TestHolderIsAdmittedAgain(t *testing.T) {
+	t.Parallel()
+	m := run(t, genesis(t), put(1), admit(), put(2))
+	before := m.View().Members
+	e := admit()
+	if err, _ := m.Apply(5, encode(t, e)).(error); !errors.Is(err, ErrCollateral) {
+		t.Fatalf("by collateral that is over: %v", err)
+	}
+	e.CollateralVersion = 2
+	got, ok := m.Apply(6, encode(t, e)).(Admitted)
+	if !ok || !reflect.DeepEqual(got.Member, before[0]) || !reflect.DeepEqual(m.View().Members, before) {
+		t.Fatalf("%+v", got)
+	}
+}
+
+// Parts of a set are signed one by one: a set is as old as its oldest part.
+func TestASetIsAsOldAsItsOldestPart(t *testing.T) {
+	t.Parallel()
+	for name, m := range map[string]CollateralMeta{
+		"list":        {TCBInfoIssue: 9, QEIdentityIssue: 9, PCKCRLIssue: 2, LatestIssue: 9},
+		"TCB info":    {TCBInfoIssue: 2, QEIdentityIssue: 9, PCKCRLIssue: 9, LatestIssue: 9},
+		"QE identity": {TCBInfoIssue: 9, QEIdentityIssue: 2, PCKCRLIssue: 9, LatestIssue: 9},
+	} {
+		if m.Oldest() != 2 {
+			t.Errorf("old %s: %d", name, m.Oldest())
+		}
+	}
+}
