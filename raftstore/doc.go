@@ -26,6 +26,7 @@
 // The caller authenticates channels: a [Dialer] returns a channel to exactly
 // the identity asked for, and Serve is given one already authenticated as peer.
 // The store checks every message against that identity. An archive that cannot
-// be written stops the store before anything that depended on the write leaves
-// it. See DESIGN.md beside this file for the rules and their reasons.
+// be written stops the store, for good, before anything that depended on the
+// write leaves it: see Err and Done; the process should live on, for what its
+// memory holds. See DESIGN.md beside this file for the rules and their reasons.
 package raftstore

@@ -53,7 +53,7 @@ func (e *NotLeaderError) Error() string {
 
 // ArchiveError says that the archive could not be written and the store stopped because of it.
 type ArchiveError struct {
-	Op  string // "append" or "sync"
+	Op  string // "append", "sync" or "cut"
 	Err error
 }
 

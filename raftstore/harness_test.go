@@ -85,9 +85,12 @@ var errDisk = errors.New("no space left on the test's disk")
 // memArchive remembers what it was given and fails on demand.
 type memArchive struct {
 	mu      sync.Mutex
-	records [][]byte
+	records [][]byte // all of them, also those dropped
+	cut     int      // index of the first record after the last Cut
+	first   int      // index of the first record that is not dropped
 	synced  int
 	broken  bool
+	stuck   bool // Drop fails
 	closed  bool
 }
 
@@ -109,6 +112,33 @@ func (a *memArchive) Sync() error {
 	}
 	a.synced = len(a.records)
 	return nil
+}
+
+func (a *memArchive) Cut() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.broken {
+		return errDisk
+	}
+	a.cut = len(a.records)
+	return nil
+}
+
+func (a *memArchive) Drop() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.stuck {
+		return errDisk
+	}
+	a.first = a.cut
+	return nil
+}
+
+// kept is what a recovery would find.
+func (a *memArchive) kept() [][]byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.records[a.first:])
 }
 
 func (a *memArchive) Close() error {

@@ -80,7 +80,7 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		if l.Index == 0 || l.Index != next+uint64(i) {
 			return fmt.Errorf("raftstore: log index %d where %d is next", l.Index, next+uint64(i))
 		}
-		recs[i] = Record{Kind: RecordLog, Index: l.Index, Term: l.Term, Type: uint8(l.Type), Data: l.Data}
+		recs[i] = logRecord(l)
 	}
 	if err := s.journal.write(recs...); err != nil {
 		return err
@@ -95,6 +95,21 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		}
 	}
 	return nil
+}
+
+func logRecord(l *raft.Log) Record {
+	return Record{Kind: RecordLog, Index: l.Index, Term: l.Term, Type: uint8(l.Type), Data: l.Data}
+}
+
+// recordsAfter is the log behind index as the archive writes it; it needs mu.
+func (s *logStore) recordsAfter(index uint64) []Record {
+	var recs []Record
+	for i := range s.entries {
+		if l := &s.entries[i]; l.Index > index {
+			recs = append(recs, logRecord(l))
+		}
+	}
+	return recs
 }
 
 // firstOf is the index of the first entry of term, for a term this server

@@ -33,6 +33,19 @@ func newMetrics(s *Store, r prometheus.Registerer) *metrics {
 		}
 		return 0
 	})
+	gauge("failed", "1 once the store has stopped by itself: see Err.", func() float64 {
+		if s.Err() != nil {
+			return 1
+		}
+		return 0
+	})
+	gauge("halted", "1 once the machine has halted.", func() float64 {
+		if s.Halted() {
+			return 1
+		}
+		return 0
+	})
+	counter("read_rounds_total", "Rounds of acknowledgements that answered reads.", func() float64 { return float64(s.reads.count()) })
 	gauge("commit_index", "Highest index known to be committed.", func() float64 { return float64(s.raft.CommitIndex()) })
 	gauge("applied_index", "Last entry the machine has applied.", func() float64 { return float64(s.AppliedIndex()) })
 	gauge("members", "Servers in the configuration.", func() float64 { l, _ := s.Members(); return float64(len(l)) })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -18,9 +19,14 @@ var errSnapshotGone = errors.New("raftstore: a newer snapshot has replaced this 
 type snapshotStore struct {
 	journal *journal
 	members *members
-	mu      sync.Mutex
-	meta    *raft.SnapshotMeta
-	data    []byte
+	logs    *logStore
+	stable  *stableStore
+	warn    func(msg string, attrs ...any)
+
+	publishing sync.Mutex // one snapshot goes to the archive at a time
+	mu         sync.Mutex
+	meta       *raft.SnapshotMeta
+	data       []byte
 }
 
 var _ raft.SnapshotStore = (*snapshotStore)(nil)
@@ -59,7 +65,58 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 	return &meta, io.NopCloser(bytes.NewReader(s.data)), nil
 }
 
+// publish archives a complete snapshot and then shows it. The archive begins a
+// new part for it, which holds all that a recovery needs; once that is durable,
+// everything before it is let go, so that the archive is bounded as the log is.
 func (s *snapshotStore) publish(meta raft.SnapshotMeta, data []byte) error {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	if s.newest() > meta.Index {
+		return nil // one that was received meanwhile has replaced it
+	}
+	if err := s.checkpoint(meta.Index); err != nil {
+		return err
+	}
+	if err := s.archive(meta, data); err != nil {
+		return err
+	}
+	kept, err := s.journal.drop()
+	if err != nil {
+		return err
+	}
+	if kept != nil {
+		s.warn("the archive was not trimmed and goes on growing", "reason", kept)
+	}
+	s.mu.Lock()
+	s.meta, s.data = &meta, data
+	s.mu.Unlock()
+	s.members.update(meta.ConfigurationIndex, meta.Configuration)
+	return nil
+}
+
+func (s *snapshotStore) newest() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.meta == nil {
+		return 0
+	}
+	return s.meta.Index
+}
+
+// checkpoint begins the new part of the archive with the term, the vote and the
+// log behind the snapshot as they are now: neither store may change in between.
+func (s *snapshotStore) checkpoint(index uint64) error {
+	s.stable.mu.Lock()
+	defer s.stable.mu.Unlock()
+	s.logs.mu.Lock()
+	defer s.logs.mu.Unlock()
+	return s.journal.checkpoint(append(s.stable.records(), s.logs.recordsAfter(index)...)...)
+}
+
+// archive writes the snapshot piece by piece, so that a large one does not keep
+// the log waiting; other records may fall between the chunks.
+func (s *snapshotStore) archive(meta raft.SnapshotMeta, data []byte) error {
+	const chunksAtOnce = 16
 	recs := []Record{{Kind: RecordSnapshot, Index: meta.Index, Term: meta.Term, End: uint64(len(data)),
 		Data: raft.EncodeConfiguration(meta.Configuration)}}
 	for rest := data; len(rest) > 0; {
@@ -67,16 +124,11 @@ func (s *snapshotStore) publish(meta raft.SnapshotMeta, data []byte) error {
 		recs = append(recs, Record{Kind: RecordChunk, Data: rest[:n]})
 		rest = rest[n:]
 	}
-	// One call, so that no other record falls between the chunks.
-	if err := s.journal.write(recs...); err != nil {
-		return err
+	for part := range slices.Chunk(recs, chunksAtOnce) {
+		if err := s.journal.write(part...); err != nil {
+			return err
+		}
 	}
-	s.mu.Lock()
-	if s.meta == nil || meta.Index >= s.meta.Index {
-		s.meta, s.data = &meta, data
-	}
-	s.mu.Unlock()
-	s.members.update(meta.ConfigurationIndex, meta.Configuration)
 	return nil
 }
 

@@ -93,6 +93,18 @@ func (s *stableStore) Set(key, val []byte) error {
 	return s.journal.write(Record{Kind: RecordVote, Term: s.vote, Data: s.cand})
 }
 
+// records is what the archive must know of the present; it needs mu.
+func (s *stableStore) records() []Record {
+	var recs []Record
+	if s.term > 0 {
+		recs = append(recs, Record{Kind: RecordTerm, Term: s.term})
+	}
+	if s.cand != nil {
+		recs = append(recs, Record{Kind: RecordVote, Term: s.vote, Data: s.cand})
+	}
+	return recs
+}
+
 // Get returns the candidate of the last vote.
 func (s *stableStore) Get(key []byte) ([]byte, error) {
 	s.mu.Lock()

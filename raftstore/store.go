@@ -101,7 +101,7 @@ func Open(cfg Config) (*Store, error) {
 	s.logs = &logStore{journal: s.journal}
 	s.reads.prove = s.proveLeadership
 	s.stable = &stableStore{journal: s.journal, fence: s.fence}
-	snaps := &snapshotStore{journal: s.journal, members: s.trans.members}
+	snaps := &snapshotStore{journal: s.journal, members: s.trans.members, logs: s.logs, stable: s.stable, warn: log.Warn}
 	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, snaps, s.trans)
 	if err != nil {
 		s.trans.Close()
@@ -214,7 +214,9 @@ func (s *Store) Shutdown() error {
 		s.trans.Close() // first: raft waits for its requests in flight
 		s.raft.Shutdown().Error()
 		s.reads.work.Wait()
-		s.metrics.unregister()
+		if s.Err() == nil { // a store that failed by itself goes on saying so
+			s.metrics.unregister()
+		}
 		s.stopErr = s.journal.close()
 		close(s.stopped)
 	})

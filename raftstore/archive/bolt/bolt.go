@@ -32,7 +32,9 @@ var (
 // for one goroutine at a time.
 type Archive struct {
 	db      *raftboltdb.BoltStore
-	next    uint64
+	next    uint64 // key of the next record, from 1
+	cut     uint64 // key of the first record after the last Cut
+	oldest  uint64 // key of the first record that has not been dropped
 	pending []*raft.Log
 	err     error // the first failure is final
 }
@@ -57,7 +59,7 @@ func Create(root string, id raftstore.ServerID) (*Archive, error) {
 	if err != nil {
 		return nil, fmt.Errorf("archive/bolt: %w", err)
 	}
-	return &Archive{db: db, next: 1}, nil
+	return &Archive{db: db, next: 1, cut: 1, oldest: 1}, nil
 }
 
 // Append holds a record back until Sync.
@@ -90,6 +92,31 @@ func (a *Archive) Sync() error {
 	return nil
 }
 
+// Cut notes the present end as the place that Drop removes up to.
+func (a *Archive) Cut() error {
+	if err := a.Sync(); err != nil { // nothing below the cut may be written after a Drop
+		return err
+	}
+	a.cut = a.next
+	return nil
+}
+
+// Drop deletes the records before the last Cut. The file does not shrink; bbolt
+// uses its pages again.
+func (a *Archive) Drop() error {
+	if a.err != nil {
+		return a.err
+	}
+	if a.oldest == a.cut {
+		return nil
+	}
+	if err := a.db.DeleteRange(a.oldest, a.cut-1); err != nil {
+		return fmt.Errorf("archive/bolt: %w", err)
+	}
+	a.oldest = a.cut
+	return nil
+}
+
 // Close closes the database; records that were not synced are dropped.
 func (a *Archive) Close() error {
 	if a.db == nil {
@@ -115,12 +142,17 @@ func Records(dir string) iter.Seq2[[]byte, error] {
 			return
 		}
 		defer db.Close()
+		first, err := db.FirstIndex()
+		if err != nil {
+			yield(nil, fmt.Errorf("archive/bolt: %w", err))
+			return
+		}
 		last, err := db.LastIndex()
 		if err != nil {
 			yield(nil, fmt.Errorf("archive/bolt: %w", err))
 			return
 		}
-		for i := uint64(1); i <= last; i++ {
+		for i := max(first, 1); i <= last; i++ {
 			var l raft.Log
 			if err := db.GetLog(i, &l); err != nil {
 				yield(nil, fmt.Errorf("archive/bolt: record %d: %w", i, err))

@@ -3,6 +3,11 @@
 // default inside a TEE: nothing is mapped, nothing is read while the store
 // runs, and an existing directory is refused, since an identity lives one boot.
 //
+// It is trimmed by whole files: a Cut begins a new one, and a Drop removes those
+// before it, after writing the number of the first that stays into a file named
+// "first". Directories of earlier boots are never touched: a recovery may need
+// them, and when to delete them is the operator's decision.
+//
 // A file is a sequence of (4-byte big-endian length, sealed record). The
 // records authenticate themselves and their order (raftstore.Opener); the
 // framing here is untrusted, as everything on disk.

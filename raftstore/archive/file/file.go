@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/claviger/claviger/raftstore"
@@ -21,6 +22,7 @@ const (
 	SegmentSize = 64 << 20
 
 	bufferSize = 1 << 20 // bytes held back until Sync at most
+	firstName  = "first" // a file with the number of the first segment, 8 decimal digits
 )
 
 var (
@@ -39,7 +41,9 @@ var (
 type Archive struct {
 	dir     string
 	f       *os.File
-	segment int
+	segment int   // number of the file in use
+	cut     int   // number of the first file after the last Cut
+	oldest  int   // number of the first file that has not been dropped
 	off     int64 // of the next write in f
 	buf     []byte
 	err     error // the first failure is final
@@ -65,6 +69,7 @@ func Create(root string, id raftstore.ServerID) (*Archive, error) {
 	if err := errors.Join(a.next(), syncDir(root)); err != nil {
 		return nil, fmt.Errorf("archive/file: %w", err)
 	}
+	a.cut, a.oldest = a.segment, a.segment
 	return a, nil
 }
 
@@ -156,6 +161,74 @@ func (a *Archive) Sync() error {
 	return nil
 }
 
+// Cut begins a new file: what is appended from here on does not share one with what was before.
+func (a *Archive) Cut() error {
+	if a.err != nil {
+		return a.err
+	}
+	if err := a.flush(); err != nil {
+		return err
+	}
+	if err := a.next(); err != nil {
+		return a.fail(err)
+	}
+	a.cut = a.segment
+	return nil
+}
+
+// Drop removes the files before the last Cut, by name: inside a TEE there may be
+// no way to read a directory. Records learns from firstName where to begin. What
+// cannot be removed is tried again the next time.
+func (a *Archive) Drop() error {
+	if a.err != nil {
+		return a.err
+	}
+	if a.oldest == a.cut {
+		return nil
+	}
+	if err := a.writeFirst(); err != nil {
+		return fmt.Errorf("archive/file: %w", err)
+	}
+	for ; a.oldest < a.cut; a.oldest++ {
+		if err := os.Remove(filepath.Join(a.dir, segmentName(a.oldest))); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("archive/file: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeFirst makes durable where Records begins, before anything is removed.
+func (a *Archive) writeFirst() error {
+	f, err := os.OpenFile(filepath.Join(a.dir, firstName), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(fmt.Appendf(nil, "%08d", a.cut), 0)
+	return errors.Join(err, f.Sync(), f.Close(), syncDir(a.dir))
+}
+
+// readFirst is the number of the first file: 1 unless firstName says otherwise.
+// It is a hint of the host's; a wrong one leads to records that do not open.
+func readFirst(dir string) (int, error) {
+	f, err := os.Open(filepath.Join(dir, firstName))
+	if errors.Is(err, os.ErrNotExist) {
+		return 1, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, 9))
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseUint(string(raw), 10, 31)
+	if err != nil || n == 0 || len(raw) != 8 {
+		return 0, ErrTorn
+	}
+	return int(n), nil
+}
+
 // Close closes the file without syncing it.
 func (a *Archive) Close() error {
 	if a.f == nil {
@@ -172,9 +245,14 @@ func (a *Archive) Close() error {
 // attacker input until a raftstore.Opener has opened it; after an error it ends.
 func Records(dir string) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
-		for n := 1; ; n++ {
+		first, err := readFirst(dir)
+		if err != nil {
+			yield(nil, fmt.Errorf("archive/file: %w", err))
+			return
+		}
+		for n := first; ; n++ {
 			f, err := os.Open(filepath.Join(dir, segmentName(n)))
-			if errors.Is(err, os.ErrNotExist) && n > 1 {
+			if errors.Is(err, os.ErrNotExist) && n > first {
 				return
 			}
 			if err != nil {
