@@ -171,9 +171,10 @@ func scale(ctx context.Context, s *scene, budget time.Duration) (scaling, error)
 	return out, nil
 }
 
-// rate returns how often per second a scene runs on so many goroutines at once.
+// rate returns how often per second a scene runs on so many goroutines at once. The window is about a millisecond of a warm
+// verification: long beside the start of a goroutine, and short enough to fall between other load.
 func rate(s *scene, workers int) (float64, error) {
-	const each = 40
+	const each = 12
 	failures := make(chan error, workers)
 	start := time.Now()
 	var wg sync.WaitGroup
