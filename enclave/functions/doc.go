@@ -49,7 +49,7 @@
 // is in the enclave. All that stays in memory between calls comes out of one budget
 // of bytes ([Config.Budget]); to make room, idle instances end and idle projects
 // close, the longest unused first, never one with calls in flight. Files have
-// quotas, one project gets half of the slots for calls, and a request's body has
+// quotas, one project gets half of the slots and of the instances, and a request's body has
 // arrived before it takes one. Metrics ([Config.Registerer]) and the log tell the
 // host counts, rounded durations and what it could see anyway.
 //

@@ -48,6 +48,7 @@ type fakeRunner struct {
 	loaded   atomic.Int64           // programs loaded
 	fail     atomic.Bool            // nothing loads
 	failOnly atomic.Pointer[string] // this code does not load
+	parallel int                    // Concurrency
 	inside   chan struct{}          // "wait" says on it that it runs
 	resume   chan struct{}          // and goes on when this gives
 }
@@ -71,6 +72,13 @@ func (r *fakeRunner) Load(_ context.Context, code []byte) (Program, error) {
 	r.loaded.Add(1)
 	r.open.Add(1)
 	return fakeProgram{r, string(code)}, nil
+}
+
+func (r *fakeRunner) Concurrency() int {
+	if r.parallel > 0 {
+		return r.parallel
+	}
+	return 128
 }
 
 func (r *fakeRunner) Largest() int64            { return 1 << 20 }

@@ -80,6 +80,14 @@ func (p *project) call(ctx context.Context, function string, code CodeHash, body
 	if refused := p.host.window.use(message.Session, message.Invocation); refused != nil {
 		return refused.reply(), engine.Usage{}
 	}
+	// One project runs in half of the instances at most, so that calls of another
+	// find one however long those of this one take.
+	select {
+	case p.running <- struct{}{}:
+		defer func() { <-p.running }()
+	case <-ctx.Done():
+		return refuse(CodeDeadline, "the call waited too long for others of the project").reply(), engine.Usage{}
+	}
 	inv := &invocation{project: p, store: store, current: current}
 	defer inv.end()
 	result, err := current.program.Call(ctx, function, message.Args, inv)

@@ -30,6 +30,8 @@ type project struct {
 	bytes   int64 // of the budget, for store
 	current *deployed
 
+	running chan struct{} // a token per call that runs or waits for an instance
+
 	keyMu sync.Mutex // guards key; a running call takes it, so never under mu
 	key   secret.Key // of the functions; zero until one asks
 }
@@ -78,7 +80,7 @@ func (h *Host) acquire(id ProjectID, most int) (*project, func(), error) {
 		if len(h.projects) >= h.cfg.MaxOpen && !h.closeIdle() {
 			return nil, nil, errBusy
 		}
-		p = &project{host: h, id: id}
+		p = &project{host: h, id: id, running: make(chan struct{}, max(1, h.cfg.Runner.Concurrency()/2))}
 		h.projects[id] = p
 	}
 	if p.uses >= most {

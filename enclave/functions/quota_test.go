@@ -1,12 +1,14 @@
 package functions
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/claviger/claviger/enclave/functions/engine"
 	"github.com/claviger/claviger/enclave/persist/persisttest"
@@ -261,6 +263,41 @@ func TestOneProjectGetsHalfTheSlots(t *testing.T) {
 	w.deploy("p", "v2", 2) // its owner is not kept out
 	w.runner.resume <- struct{}{}
 	w.runner.resume <- struct{}{}
+}
+
+// TestOneProjectRunsInHalfTheInstances: calls of one project wait for each other, and not those of another for them.
+func TestOneProjectRunsInHalfTheInstances(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *Config) { c.Runner.(*fakeRunner).parallel = 4 })
+	w.deploy("p", "v1", 1)
+	w.deploy("q", "v1", 1)
+	done := make(chan error, 2)
+	for range 2 {
+		c := w.client("p", "v1")
+		go func() {
+			_, err := c.Call(t.Context(), "wait", args())
+			done <- err
+		}()
+		<-w.runner.inside
+	}
+	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := w.client("p", "v1").Call(short, "echo", args()); err == nil {
+		t.Error("one project uses more than half of the instances")
+	}
+	call(t, w.client("q", "v1"), "echo")
+	for range 2 {
+		w.runner.resume <- struct{}{}
+	}
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	call(t, w.client("p", "v1"), "echo")
+	if n := w.runner.ran.Load(); n != 4 {
+		t.Errorf("%d calls ran, want 4: the one that was given up did not", n)
+	}
 }
 
 // TestStrangersStayWithinTheBudget: 64 strangers deploy small bundles that fill as much memory as a snapshot may hold, call

@@ -11,6 +11,8 @@ type Runner interface {
 	Load(ctx context.Context, code []byte) (Program, error)
 	// Largest is the most bytes that a loaded program keeps.
 	Largest() int64
+	// Concurrency is how many calls run at once; others wait.
+	Concurrency() int
 	// Trim gives up something that is kept for later calls, for those who need its
 	// bytes of the budget, and reports whether there was anything.
 	Trim(ctx context.Context) bool

@@ -99,6 +99,9 @@ func New(ctx context.Context, cfg Config) (*Engine, error) {
 	return e, nil
 }
 
+// Concurrency returns how many calls run at once.
+func (e *Engine) Concurrency() int { return cap(e.slots) }
+
 // Limits returns the limits in force, with defaults filled in.
 func (e *Engine) Limits() Limits { return e.limits }
 

@@ -95,6 +95,9 @@ func (e *Engine) evaluate(ctx context.Context, st *state, b Bundle) (*Program, e
 	if len(names) == 0 {
 		return nil, ErrNoExports
 	}
+	if len(names) > maxExports { // the prelude counts too, inside the sandbox
+		return nil, fmt.Errorf("%w: %d exports, limit %d", ErrTooLarge, len(names), maxExports)
+	}
 	// What the bundle left to run later runs now, so that calls do not repeat it.
 	for {
 		if ran, err := st.step(ctx, &env); err != nil || !ran {
