@@ -431,12 +431,12 @@ func TestBadHTTP(t *testing.T) {
 	done := make(chan error, 1)
 	c := w.client("p", "v1")
 	go func() { _, err := c.Call(t.Context(), "wait", args()); done <- err }()
-	<-w.runner.inside
+	w.entered()
 	_, err := w.client("p", "v1").Call(t.Context(), "echo", args())
 	if p, ok := errors.AsType[*Problem](err); !ok || p.Code != CodeBusy {
 		t.Errorf("a call too many: %v", err)
 	}
-	w.runner.resume <- struct{}{}
+	w.resume()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/claviger/claviger/enclave/functions/engine"
 	"github.com/claviger/claviger/enclave/persist"
@@ -148,6 +150,29 @@ func (p fakeProgram) run(ctx context.Context, function string, args []string, h 
 	return nil, engine.ErrNoFunction
 }
 
+// patience is how long tests wait for what must happen: for ever would hide why it did not.
+const patience = time.Minute
+
+// entered waits until a call of "wait" runs.
+func (w *world) entered() {
+	w.t.Helper()
+	select {
+	case <-w.runner.inside:
+	case <-time.After(patience):
+		w.t.Fatal("the call never ran")
+	}
+}
+
+// resume lets one call of "wait" go on.
+func (w *world) resume() {
+	w.t.Helper()
+	select {
+	case w.runner.resume <- struct{}{}:
+	case <-time.After(patience):
+		w.t.Fatal("no call waits")
+	}
+}
+
 // world is one function host with one project, and its client.
 type world struct {
 	t      testing.TB
@@ -220,7 +245,7 @@ func (w *world) client(project, code string) *Client {
 	w.t.Helper()
 	target := w.target
 	target.Project, target.Code = w.project(project), HashCode([]byte(code))
-	return &Client{Endpoint: w.server.URL, Target: target}
+	return &Client{Endpoint: w.server.URL, HTTP: &http.Client{Timeout: patience}, Target: target}
 }
 
 func (w *world) deploy(project, code string, sequence uint64) {

@@ -133,12 +133,12 @@ func TestOldCodeDoesNotWriteIntoNewData(t *testing.T) {
 		_, err := w.client("p", "v1").Call(t.Context(), "wait", args())
 		done <- err
 	}()
-	<-w.runner.inside
+	w.entered()
 	w.deploy("p", "v2", 2)
 	if n := w.runner.open.Load(); n != 2 {
 		t.Errorf("%d programs are open while an old call runs, want 2", n)
 	}
-	w.runner.resume <- struct{}{}
+	w.resume()
 	if err := <-done; !errors.Is(err, ErrCodeHashMismatch) {
 		t.Fatalf("the old call: %v, want ErrCodeHashMismatch", err)
 	}

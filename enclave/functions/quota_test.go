@@ -205,7 +205,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		c := w.client(name, "v1")
 		call(t, c, "put", "k2", big)
 		go func() { _, _ = c.Call(t.Context(), "wait", args()) }()
-		<-w.runner.inside
+		w.entered()
 	}
 	e := refused(t, w.client("p2", "v1"), CodeBusy, "get", "k")
 	if !errors.Is(e, ErrBusy) {
@@ -216,8 +216,8 @@ func TestMemoryIsBounded(t *testing.T) {
 			t.Errorf("%s was closed under its call", name)
 		}
 	}
-	w.runner.resume <- struct{}{}
-	w.runner.resume <- struct{}{}
+	w.resume()
+	w.resume()
 	for _, function := range []string{"putThenThrow", "putAndSwallow", "put"} {
 		_, _ = w.client("p3", "v1").Call(t.Context(), function, args("k", big))
 	}
@@ -253,7 +253,7 @@ func TestOneProjectGetsHalfTheSlots(t *testing.T) {
 	for range 2 {
 		c := w.client("p", "v1")
 		go func() { _, _ = c.Call(t.Context(), "wait", args()) }()
-		<-w.runner.inside
+		w.entered()
 	}
 	_, err := w.client("p", "v1").Call(t.Context(), "echo", args())
 	if p, ok := errors.AsType[*Problem](err); !ok || p.Code != CodeBusy {
@@ -261,8 +261,8 @@ func TestOneProjectGetsHalfTheSlots(t *testing.T) {
 	}
 	call(t, w.client("q", "v1"), "echo")
 	w.deploy("p", "v2", 2) // its owner is not kept out
-	w.runner.resume <- struct{}{}
-	w.runner.resume <- struct{}{}
+	w.resume()
+	w.resume()
 }
 
 // TestOneProjectRunsInHalfTheInstances: calls of one project wait for each other, and not those of another for them.
@@ -278,7 +278,7 @@ func TestOneProjectRunsInHalfTheInstances(t *testing.T) {
 			_, err := c.Call(t.Context(), "wait", args())
 			done <- err
 		}()
-		<-w.runner.inside
+		w.entered()
 	}
 	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
@@ -287,7 +287,7 @@ func TestOneProjectRunsInHalfTheInstances(t *testing.T) {
 	}
 	call(t, w.client("q", "v1"), "echo")
 	for range 2 {
-		w.runner.resume <- struct{}{}
+		w.resume()
 	}
 	for range 2 {
 		if err := <-done; err != nil {
