@@ -69,7 +69,7 @@ type Config struct {
 	Machine    *state.Machine        // the machine that Replica applies to
 	Verifier   *attest.Verifier      // its root must be the one of the genesis manifest
 	Secrets    *Secrets              // of the cluster that Machine holds
-	Collateral CollateralSource      // nil: only evidence and the replicated set supply collateral
+	Collateral CollateralSource      // nil: only evidence and the replicated set supply collateral; not used if there is an Assessor
 	Assessor   *Assessor             // shared with all that judges evidence in this node; nil: made of Machine, Verifier, Collateral, Clock and Logger
 	Clock      func() time.Time      // local clock; never moves the time floor
 	Peers      func() Peers          // nil: Cluster shows no voters and no leader

@@ -19,7 +19,7 @@ import (
 // MaxSlots bounds the slots of a cluster. It is in measured code because a host
 // may run any number of genuine enclaves: without a bound it could fill the
 // configuration with voters of its own. A slot belongs for ever to the platform
-// that took it first.
+// that took it first, and a platform has no second one.
 const MaxSlots = 9
 
 // ErrConfig wraps every fault of a Config.
@@ -40,9 +40,16 @@ type Config struct {
 	Slot string
 	// Genesis founds a cluster. Nothing else ever does.
 	Genesis *Genesis
-	// ClusterID pins the cluster to join. It belongs in measured bytes.
+	// ClusterID pins the cluster to join. It belongs in measured bytes: an id from
+	// the host's configuration makes this a node of whichever cluster the host
+	// names, which harms no cluster but misleads who believes the host.
 	ClusterID api.ID
-	// MinEpoch is the lowest epoch of that cluster to accept; 0 means 1.
+	// MinEpoch is the lowest epoch of that cluster to accept from members that
+	// this boot joins through; 0 means 1. Members of epochs before a recovery hold
+	// genuine statements of the same cluster id, so a host can lead a node to a
+	// cluster that was given up, unless somebody remembers the epoch: measured
+	// bytes of a build after the recovery, or the operators. From the host's
+	// configuration it protects against mistakes only.
 	MinEpoch uint64
 	// Join lists peer addresses to ask for admission.
 	Join []string

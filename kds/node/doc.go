@@ -13,7 +13,11 @@
 // attested in both directions, to evidence that satisfies the node policy in
 // the cluster's manifest, after the admission has been committed.
 //
-// What decides trust is in the manifest and in measured code. The host's
-// configuration sets addresses, paths, the slot's name and the log level; the
-// worst it can do with them is to keep the node from working. See DESIGN.md.
+// What decides trust within a cluster is in its manifest and in measured code.
+// Which cluster this is, Config.ClusterID says: a binary that does not bring it
+// in measured bytes takes it from the host, and so serves the cluster that the
+// host chooses. It then holds that cluster's roots and no other's, and clients
+// that pin theirs refuse it. The rest of the host's configuration sets
+// addresses, paths, the slot's name and the log level; the worst it can do with
+// them is to keep the node from working. See DESIGN.md.
 package node

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,13 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/claviger/claviger/attest"
-	"github.com/claviger/claviger/attest/ratls"
-	"github.com/claviger/claviger/enclave/secret"
 	"github.com/claviger/claviger/kds"
-	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/state"
 	"github.com/claviger/claviger/raftstore"
-	"github.com/claviger/claviger/raftstore/archive/file"
 )
 
 var (
@@ -268,61 +262,6 @@ func (n *Node) watch(ctx context.Context) {
 	}
 }
 
-// awaitRemoval is for a superseded boot. Until it is removed it stays a voter,
-// since the admission of the newer boot may never finish, and its roots may be
-// the last. The leader stops talking to a removed server before that can learn
-// of its removal, so silence makes it ask; but only an answer makes it stop.
-func (n *Node) awaitRemoval() {
-	s := n.store.Load()
-	tick := time.NewTicker(min(supersedeLook, n.tune.supersedeGrace))
-	defer tick.Stop()
-	for heard := time.Now(); ; {
-		select {
-		case <-n.ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if _, _, ok := s.Leader(); ok {
-			heard = time.Now()
-		} else if time.Since(heard) > n.tune.supersedeGrace {
-			if n.peerSaysRemoved() {
-				n.cancel(ErrSuperseded)
-				return
-			}
-			n.metrics.waiting.Inc()
-			heard = time.Now()
-		}
-	}
-}
-
-// peerSaysRemoved asks those who are, or were, members with this boot. One that
-// has applied the newer boot's admission and does not have this boot in its
-// configuration refuses with codeSuperseded. No vote can be given to this boot
-// after that admission (promote), so what one peer has committed is final.
-func (n *Node) peerSaysRemoved() bool {
-	peers := map[raftstore.ServerID]string{}
-	for _, m := range n.machine.View().Members {
-		peers[m.ServerID] = m.RaftAddr
-	}
-	members, _ := n.store.Load().Members()
-	for _, m := range members {
-		peers[m.ID] = m.Address
-	}
-	delete(peers, n.boot.id)
-	for id, addr := range peers {
-		ctx, cancel := context.WithTimeout(n.ctx, askLimit)
-		c, err := n.dialPeer(ctx, id, addr)
-		cancel()
-		if err == nil {
-			c.Close()
-		}
-		if r, ok := errors.AsType[*ratls.RefusedError](err); ok && r.Code == codeSuperseded {
-			return true
-		}
-	}
-	return false
-}
-
 func contains(members []raftstore.Member, id raftstore.ServerID) bool {
 	for _, m := range members {
 		if m.ID == id {
@@ -374,63 +313,6 @@ func (n *Node) teardown() {
 	n.work.Wait()
 }
 
-// become makes this boot a member: store open, secrets and statement in place,
-// peer listener serving. When a grant is repeated after an interrupted
-// admission it finds them in place. Nothing is in place after an error, and a
-// later grant may try again.
-func (n *Node) become(s *kds.Secrets, m *membership) error {
-	if n.store.Load() != nil {
-		if had := n.membership(); had.Membership != m.Membership || had.clusterID != m.clusterID {
-			return fmt.Errorf("%w: this boot has another place already", ErrJoin)
-		}
-		return nil
-	}
-	if err := n.checkRoot(m.manifest); err != nil {
-		return err
-	}
-	key, err := s.ArchiveKey(n.boot.id)
-	if err != nil {
-		return err
-	}
-	store, err := n.newStore(m, key)
-	if err != nil {
-		return err
-	}
-	n.secrets = s
-	n.prover.attach(m.statement)
-	n.member.Store(m) // before anybody can talk to the store: nothing is served yet
-	n.store.Store(store)
-	if n.ctx.Err() != nil { // Close ran before it could see the store
-		store.Shutdown()
-		return n.ctx.Err()
-	}
-	l := ratls.NewListener(n.peerLn, &ratls.Config{
-		Protocols: []string{protocolJoin, protocolRaft}, ClusterID: m.clusterID, Epoch: m.Epoch, Key: n.boot.key,
-		Attest: n.prover.prove, Verify: n.verifyInbound, OnRefused: n.refused,
-	})
-	context.AfterFunc(n.ctx, func() { l.Close() })
-	n.work.Go(func() { n.ended("peer listener", n.servePeers(l)) })
-	n.work.Go(n.sweeps)
-	return nil
-}
-
-// newStore opens the store over a directory that no attempt has used before.
-func (n *Node) newStore(m *membership, key secret.Key) (*raftstore.Store, error) {
-	archive, err := n.openArchive()
-	if err != nil {
-		return nil, err
-	}
-	store, err := n.openStore(raftstore.Config{
-		ID: n.boot.id, Address: n.peerAddr, ClusterID: m.clusterID, Epoch: m.Epoch,
-		Machine: watched{n.machine, n}, Dialer: dialer{n}, Archive: archive, ArchiveKey: key,
-		Timeouts: n.cfg.Timeouts, Logger: n.log, Registerer: n.registry,
-	})
-	if err != nil {
-		return nil, errors.Join(err, archive.Close())
-	}
-	return store, nil
-}
-
 func (n *Node) refused(remote net.Addr, err error) {
 	n.metrics.refused.Inc()
 	n.log.Warn("refused a connection", "remote", remote, "reason", err)
@@ -440,62 +322,5 @@ func (n *Node) refused(remote net.Addr, err error) {
 func (n *Node) ended(what string, err error) {
 	if n.ctx.Err() == nil {
 		n.cancel(fmt.Errorf("node: %s: %w", what, err))
-	}
-}
-
-// openArchive makes a fresh directory: DataDir itself holds one for each boot,
-// and a boot whose store failed to open takes another one below.
-func (n *Node) openArchive() (raftstore.Archive, error) {
-	dir := n.cfg.DataDir
-	if n.archives++; n.archives > 1 {
-		dir = filepath.Join(dir, fmt.Sprintf("attempt-%d", n.archives))
-	}
-	if n.cfg.Archive != nil {
-		return n.cfg.Archive(dir, n.boot.id)
-	}
-	return file.Create(dir, n.boot.id)
-}
-
-// watched tells the node when its slot is given to another boot, and the store
-// when the machine has halted.
-type watched struct {
-	*state.Machine
-	n *Node
-}
-
-// Apply applies the entry and looks at admissions.
-func (w watched) Apply(index uint64, entry []byte) any {
-	result := w.Machine.Apply(index, entry)
-	switch r := result.(type) {
-	case state.Admitted:
-		w.n.onAdmitted(r.Member)
-	case state.Put:
-		w.n.onCollateral()
-	}
-	return result
-}
-
-// Halted makes it a raftstore.Halter: the store stops serving with the machine.
-func (w watched) Halted() bool { return w.Machine.Halted() != nil }
-
-// Restore may skip the entry that gave our slot away.
-func (w watched) Restore(r io.Reader) error {
-	err := w.Machine.Restore(r)
-	if err == nil {
-		for _, m := range w.View().Members {
-			w.n.onAdmitted(m)
-		}
-	}
-	return err
-}
-
-func (n *Node) onAdmitted(m state.Member) {
-	level := slog.LevelDebug
-	if n.IsLeader() {
-		level = slog.LevelInfo
-	}
-	n.log.Log(n.ctx, level, "admitted", "member", m.Slot, "incarnation", m.Incarnation, "server", api.ID(m.ServerID))
-	if mine := n.membership(); m.Slot == n.cfg.Slot && m.ServerID != n.boot.id && mine != nil && m.Incarnation > mine.Incarnation {
-		n.replace.Do(func() { close(n.replaced) })
 	}
 }

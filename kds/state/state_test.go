@@ -192,23 +192,6 @@ func TestRejections(t *testing.T) {
 	}
 }
 
-// Two machines claim one slot at the same time: one is admitted.
-func TestTwoClaimantsOneAdmitted(t *testing.T) {
-	t.Parallel()
-	m := run(t, genesis(t), put(1), admit())
-	claim := func(id byte) any {
-		e := admit()
-		e.Incarnation, e.ServerID = 2, [32]byte{id}
-		return m.Apply(m.View().Applied+1, encode(t, e))
-	}
-	if got := claim(2); got.(Admitted).Member.ServerID != [32]byte{2} {
-		t.Fatalf("first: %v", got)
-	}
-	if err, _ := claim(3).(error); !errors.Is(err, ErrIncarnation) {
-		t.Fatalf("second: %v", err)
-	}
-}
-
 // An entry of a later build, or damage, stops the node for good, and keeps
 // what it had.
 func TestHalt(t *testing.T) {
