@@ -92,7 +92,8 @@ func (f *sets) answer(key state.CollateralKey) answer {
 }
 
 // ask puts the question once for all who wait. It outlives the request that
-// made it; each request waits as long as its own context allows.
+// made it; each request waits as long as its own context allows, and no longer
+// than the question may take: a source may ignore its context.
 func (f *sets) ask(ctx context.Context, source CollateralSource, key state.CollateralKey, quote []byte, now time.Time) (candidate, error) {
 	done := f.group.DoChan(fmt.Sprintf("%s %x %s", key.TEE, key.FMSPC, key.CA), func() (any, error) {
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchLimit)
@@ -109,12 +110,14 @@ func (f *sets) ask(ctx context.Context, source CollateralSource, key state.Colla
 		f.answered(key, said, now)
 		return said, nil
 	})
+	patient, cancel := context.WithTimeout(ctx, fetchLimit)
+	defer cancel()
 	select {
 	case r := <-done:
 		c, _ := r.Val.(candidate)
 		return c, r.Err
-	case <-ctx.Done():
-		return candidate{}, ctx.Err()
+	case <-patient.Done():
+		return candidate{}, patient.Err()
 	}
 }
 

@@ -168,6 +168,10 @@ func TestWaitersKeepTheirOwnTime(t *testing.T) {
 		if _, err := w.service.Assessor.Assess(ctx, ev.Quote, ev.Collateral, ForChannel); err != nil {
 			t.Errorf("the bundle must do where the source is silent: %v", err)
 		}
+		begun := time.Now()
+		if _, err := w.service.Assessor.Assess(context.Background(), ev.Quote, ev.Collateral, ForChannel); err != nil || time.Since(begun) > fetchLimit {
+			t.Errorf("a source that ignores its context, after %v: %v", time.Since(begun), err)
+		}
 		close(s.open)
 		synctest.Wait()
 		if said := w.service.Assessor.sets.answer(platformKey); said.Collateral == nil {

@@ -100,12 +100,12 @@ func (p *prover) collateral(ctx context.Context, quote []byte) ([]byte, error) {
 		defer cancel()
 		return p.fetch(limited, quote)
 	})
-	patience := ctx
+	limit := fetchLimit
 	if old != nil {
-		var cancel context.CancelFunc
-		patience, cancel = context.WithTimeout(ctx, sourcePatience)
-		defer cancel()
+		limit = sourcePatience
 	}
+	patience, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	var err error
 	select {
 	case r := <-done:
