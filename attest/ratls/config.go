@@ -19,6 +19,9 @@ const (
 	MaxProtocol = 64
 	// DefaultHandshakeTimeout bounds a whole handshake, TLS and evidence, where Config does not.
 	DefaultHandshakeTimeout = 10 * time.Second
+	// DefaultTLSTimeout bounds TLS alone on the server's side, from the first byte of the client on, where Config does not.
+	// Nothing in it waits for anything but the network and the peer.
+	DefaultTLSTimeout = 2 * time.Second
 	// DefaultMaxHandshakes bounds the handshakes a Listener runs at once where Config does not.
 	DefaultMaxHandshakes = 64
 )
@@ -81,8 +84,14 @@ type Config struct {
 
 	// HandshakeTimeout bounds TLS, evidence and verification together. Zero means DefaultHandshakeTimeout.
 	HandshakeTimeout time.Duration
+	// TLSTimeout bounds TLS alone, on a server: a client that connects and is silent is let go after it. Zero means
+	// DefaultTLSTimeout. HandshakeTimeout, where it is shorter, comes first.
+	TLSTimeout time.Duration
 	// MaxHandshakes bounds the handshakes that a Listener runs at once. Zero means DefaultMaxHandshakes.
 	MaxHandshakes int
+	// MaxPerAddress bounds, of those, the ones with one remote address (for IPv6: one /64). Zero means a quarter of
+	// MaxHandshakes, and at least one.
+	MaxPerAddress int
 	// OnRefused, where set, is told of each inbound connection that a Listener turned away. It must not block.
 	OnRefused func(remote net.Addr, err error)
 }
@@ -92,6 +101,13 @@ func (c *Config) timeout() time.Duration {
 		return c.HandshakeTimeout
 	}
 	return DefaultHandshakeTimeout
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return otherwise
 }
 
 // check refuses a configuration that cannot mean anything, or that would accept anyone by omission.

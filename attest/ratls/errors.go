@@ -41,6 +41,8 @@ var (
 	ErrFrameSize = errors.New("ratls: frame too large")
 	// ErrTimeout says that the peer did not finish the handshake in time, or that the caller's context ended.
 	ErrTimeout = errors.New("ratls: handshake not finished in time")
+	// ErrCrowded says that a listener has too many unfinished connections, from the peer's address or at all.
+	ErrCrowded = errors.New("ratls: too many connections in their handshake")
 	// ErrAttest says that this side could not produce its own evidence.
 	ErrAttest = errors.New("ratls: cannot produce evidence")
 )

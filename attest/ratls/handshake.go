@@ -114,7 +114,12 @@ func (h *handshake) handshakeTLS(ctx context.Context, conn net.Conn, l *leaf) er
 	} else {
 		h.tls = tls.Server(conn, l.tlsConfig(h.cfg))
 	}
-	if err := h.tls.HandshakeContext(ctx); err != nil {
+	quick := h.hurry(conn)
+	err := h.tls.HandshakeContext(ctx)
+	if !quick() && err == nil {
+		err = os.ErrDeadlineExceeded // it sits on conn already
+	}
+	if err != nil {
 		return fmt.Errorf("%w: %w", ErrTLS, err)
 	}
 	cs := h.tls.ConnectionState()
@@ -122,12 +127,19 @@ func (h *handshake) handshakeTLS(ctx context.Context, conn net.Conn, l *leaf) er
 	if err := l.verify(cs, h.cfg.PeerKey); err != nil {
 		return err
 	}
-	var err error
 	if h.peer, err = peerKeyHash(cs.PeerCertificates); err != nil {
 		return err
 	}
 	h.exporter, err = exporterOf(cs)
 	return err
+}
+
+// hurry gives a client little time for TLS, since connecting costs it nothing; stop is false if that is over.
+func (h *handshake) hurry(conn net.Conn) (stop func() bool) {
+	if h.role == RoleClient {
+		return func() bool { return true }
+	}
+	return time.AfterFunc(orDefault(h.cfg.TLSTimeout, DefaultTLSTimeout), func() { conn.SetDeadline(aLongTimeAgo) }).Stop
 }
 
 func (h *handshake) runClient(ctx context.Context) (Peer, error) {

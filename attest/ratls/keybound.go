@@ -51,8 +51,12 @@ type KeyBoundConfig struct {
 	Time func() time.Time
 	// HandshakeTimeout bounds TLS and verification together. Zero means DefaultHandshakeTimeout.
 	HandshakeTimeout time.Duration
-	// MaxHandshakes and OnRefused are for a listener, as in Config.
+	// TLSTimeout bounds, on a server, TLS up to the client's certificate, which Verify then judges. Zero means
+	// DefaultTLSTimeout.
+	TLSTimeout time.Duration
+	// MaxHandshakes, MaxPerAddress and OnRefused are for a listener, as in Config.
 	MaxHandshakes int
+	MaxPerAddress int
 	OnRefused     func(remote net.Addr, err error)
 }
 

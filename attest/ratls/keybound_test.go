@@ -382,7 +382,7 @@ func TestKeyBoundSilentPeer(t *testing.T) {
 		l := must(NewKeyBoundListener(context.Background(), inner, cfg))
 		go io.Copy(io.Discard, inner.connect())
 		start := time.Now()
-		if err := <-refused; !errors.Is(err, ErrTimeout) || time.Since(start) != 3*time.Second {
+		if err := <-refused; !errors.Is(err, ErrTimeout) || time.Since(start) != DefaultTLSTimeout {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
 		client := must(newKeyBound(context.Background(), keyConfig(b, "app"), RoleClient))

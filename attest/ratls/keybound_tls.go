@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/claviger/claviger/attest"
@@ -214,17 +215,36 @@ type keyBoundNet struct {
 	done bool // set before the connection is handed out, never after
 }
 
+// hurry gives a client little time for what it sends before its certificate, if it needs one, is judged, and as much again
+// for what it sends after that. What Verify takes does not count. stop is false if the time is over.
+func (k *keyBound) hurry(cfg *tls.Config, conn net.Conn) (stop func() bool) {
+	limit := orDefault(k.cfg.TLSTimeout, DefaultTLSTimeout)
+	slow := time.AfterFunc(limit, func() { conn.SetDeadline(aLongTimeAgo) })
+	verify := cfg.VerifyConnection
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+		if !slow.Stop() {
+			return os.ErrDeadlineExceeded // it sits on conn already
+		}
+		defer slow.Reset(limit)
+		return verify(cs)
+	}
+	return slow.Stop
+}
+
 // handshake bounds the handshake in time, runs it, and leaves conn without deadlines. It closes conn on error.
 func (k *keyBound) handshake(ctx context.Context, conn net.Conn) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, k.cfg.timeout())
 	defer cancel()
 	below := &keyBoundNet{Conn: conn}
 	cfg := k.tlsConfig(ctx, func(p KeyBoundPeer) { below.peer, below.done = p, true })
-	c := tls.Server(below, cfg)
-	if k.role == RoleClient {
-		c = tls.Client(below, cfg)
+	c, quick := tls.Client(below, cfg), func() bool { return true }
+	if k.role == RoleServer {
+		c, quick = tls.Server(below, cfg), k.hurry(cfg, conn)
 	}
 	err := c.HandshakeContext(ctx)
+	if !quick() && err == nil {
+		err = os.ErrDeadlineExceeded
+	}
 	if err == nil && !below.done {
 		err = fmt.Errorf("%w: the connection was not verified", ErrTLS) // does not depend on crypto/tls calling us
 	}
@@ -279,7 +299,7 @@ func NewKeyBoundListener(ctx context.Context, inner net.Listener, cfg *KeyBoundC
 	}
 	l := &KeyBoundListener{}
 	l.init(inner)
-	l.start(cfg.MaxHandshakes, cfg.OnRefused, k.handshake)
+	l.start(newLimits(cfg.MaxHandshakes, cfg.MaxPerAddress, cfg.timeout()), cfg.OnRefused, k.handshake)
 	return l, nil
 }
 

@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// Listener accepts attested channels. Handshakes run in a bounded number of goroutines, so that a slow or silent peer delays
-// nobody until the bound is reached; connections beyond it wait in the kernel.
+// Listener accepts attested channels. A bounded number of handshakes runs at once, and of those a smaller number with one
+// remote address, so that an address full of silent peers delays itself and not the others. Connections beyond the bounds
+// wait for their turn, beyond a further bound in the kernel.
 //
 // Accept returns finished *Conn values only. Close stops everything and waits for it.
 type Listener struct{ acceptor }
@@ -29,7 +30,7 @@ func NewListener(inner net.Listener, cfg *Config) *Listener {
 		l.fail(err)
 		return l
 	}
-	l.start(cfg.MaxHandshakes, cfg.OnRefused, func(ctx context.Context, conn net.Conn) (net.Conn, error) {
+	l.start(newLimits(cfg.MaxHandshakes, cfg.MaxPerAddress, cfg.timeout()), cfg.OnRefused, func(ctx context.Context, conn net.Conn) (net.Conn, error) {
 		c, err := run(ctx, conn, cfg, RoleServer, own)
 		if err != nil {
 			return nil, err // not c: a nil *Conn in the interface would look like a connection
@@ -46,7 +47,9 @@ type acceptor struct {
 	refused   func(remote net.Addr, err error)                           // may be nil
 	ctx       context.Context
 	cancel    context.CancelFunc
-	slots     chan struct{}
+	places    chan struct{} // one token per connection that is accepted and not finished
+	slots     chan struct{} // one token per handshake that runs
+	crowd     *crowd
 	done      chan net.Conn  // finished handshakes, unbuffered: a channel nobody accepts keeps its slot
 	failed    chan struct{}  // closed when accepting ended by itself
 	cause     error          // why; read after failed is closed
@@ -65,20 +68,18 @@ func (l *acceptor) fail(err error) {
 	close(l.failed)
 }
 
-func (l *acceptor) start(n int, refused func(net.Addr, error), handshake func(context.Context, net.Conn) (net.Conn, error)) {
-	if n <= 0 {
-		n = DefaultMaxHandshakes
-	}
-	l.slots, l.refused, l.handshake = make(chan struct{}, n), refused, handshake
+func (l *acceptor) start(lim limits, refused func(net.Addr, error), handshake func(context.Context, net.Conn) (net.Conn, error)) {
+	l.places, l.slots = make(chan struct{}, lim.places()), make(chan struct{}, lim.handshakes)
+	l.crowd, l.refused, l.handshake = newCrowd(lim), refused, handshake
 	l.wg.Go(l.accept)
 }
 
-// accept owns the loop; the slot is taken before the connection, so that the backlog stays bounded by the kernel.
+// accept owns the loop; the place is taken before the connection, so that the backlog stays bounded by the kernel.
 func (l *acceptor) accept() {
 	backoff := time.Duration(0)
 	for {
 		select {
-		case l.slots <- struct{}{}:
+		case l.places <- struct{}{}:
 		case <-l.ctx.Done():
 			return
 		}
@@ -88,7 +89,7 @@ func (l *acceptor) accept() {
 			l.wg.Go(func() { l.attend(conn) })
 			continue
 		}
-		<-l.slots
+		<-l.places
 		if !transient(err) {
 			l.fail(err)
 			return
@@ -112,20 +113,60 @@ func transient(err error) bool {
 	return ok && ne.Temporary() && !errors.Is(err, net.ErrClosed)
 }
 
-// attend owns conn until it is delivered or closed, and its slot to the end.
+// attend owns conn until it is delivered or closed, and its place to the end.
 func (l *acceptor) attend(conn net.Conn) {
-	defer func() { <-l.slots }()
+	defer func() { <-l.places }()
+	key := origin(conn.RemoteAddr())
+	from, ok := l.crowd.enter(key)
+	if !ok {
+		l.turnAway(conn, fmt.Errorf("%w: %s", ErrCrowded, key))
+		return
+	}
+	defer l.crowd.leave(key)
+	release, err := l.turn(from)
+	if err != nil {
+		l.turnAway(conn, err)
+		return
+	}
+	defer release()
 	c, err := l.serve(conn)
 	if err != nil {
-		if l.refused != nil && l.ctx.Err() == nil {
-			l.refused(conn.RemoteAddr(), err)
-		}
+		l.turnAway(conn, err)
 		return
 	}
 	select {
 	case l.done <- c:
 	case <-l.ctx.Done():
 		c.Close()
+	}
+}
+
+// turn waits until a handshake may run: first for the address's own turn, so that what waits for that holds no slot.
+func (l *acceptor) turn(from *visitors) (release func(), err error) {
+	patience := time.NewTimer(l.crowd.limits.patience)
+	defer patience.Stop()
+	for i, gate := range []chan struct{}{from.turn, l.slots} {
+		select {
+		case gate <- struct{}{}:
+			continue
+		case <-patience.C:
+			err = fmt.Errorf("%w: %w", ErrTimeout, ErrCrowded)
+		case <-l.ctx.Done():
+			err = net.ErrClosed
+		}
+		if i > 0 {
+			<-from.turn
+		}
+		return nil, err
+	}
+	return func() { <-l.slots; <-from.turn }, nil
+}
+
+// turnAway closes conn and reports why, unless the listener is closing.
+func (l *acceptor) turnAway(conn net.Conn, err error) {
+	conn.Close()
+	if l.refused != nil && l.ctx.Err() == nil {
+		l.refused(conn.RemoteAddr(), err)
 	}
 }
 

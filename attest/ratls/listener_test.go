@@ -54,18 +54,18 @@ func (p *pipes) connect() net.Conn {
 	return far
 }
 
-// Silent peers occupy every slot: the listener takes no connection more, lets them go when their time is over, and then
-// serves an honest one. Close ends everything: synctest fails the test if a goroutine remains.
+// Silent peers occupy every slot: the listener runs no handshake more, lets them go when their time is over, and then serves
+// an honest one that has waited. Close ends everything: synctest fails the test if a goroutine remains.
 func TestListenerBoundsHandshakes(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	synctest.Test(t, func(t *testing.T) {
 		inner := newPipes()
 		cfg := serverConfig(b, "node")
-		cfg.MaxHandshakes, cfg.HandshakeTimeout = 2, 5*time.Second
+		cfg.MaxHandshakes, cfg.MaxPerAddress, cfg.HandshakeTimeout = 2, 2, 5*time.Second
 		var refused atomic.Int32
 		cfg.OnRefused = func(_ net.Addr, err error) {
-			if !errors.Is(err, ErrTimeout) {
+			if !errors.Is(err, ErrTimeout) || errors.Is(err, ErrCrowded) {
 				t.Errorf("refused with %v", err)
 			}
 			refused.Add(1)
@@ -76,17 +76,7 @@ func TestListenerBoundsHandshakes(t *testing.T) {
 			go io.Copy(io.Discard, far)
 		}
 		synctest.Wait()
-		near, far := net.Pipe()
-		select {
-		case inner.conns <- near:
-			t.Error("a third handshake was taken on while two are bounded")
-		default:
-		}
-		start := time.Now()
-		inner.conns <- near // blocks until the silent ones are gone
-		if d := time.Since(start); d != 5*time.Second {
-			t.Errorf("slots were freed after %v", d)
-		}
+		start, far := time.Now(), inner.connect()
 		go func() {
 			conn, err := l.Accept()
 			if err != nil {
@@ -99,6 +89,9 @@ func TestListenerBoundsHandshakes(t *testing.T) {
 		client, err := Client(context.Background(), far, clientConfig(b, "app"))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if d := time.Since(start); d != DefaultTLSTimeout {
+			t.Errorf("slots were freed after %v", d)
 		}
 		if _, err := io.ReadFull(client, make([]byte, 1)); err != nil {
 			t.Error(err)
