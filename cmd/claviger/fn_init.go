@@ -52,7 +52,7 @@ func fnInit(s *cli.Streams, dir, runtime, host string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	_, owner, err := ed25519.GenerateKey(rand.Reader)
+	public, owner, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
 	}
@@ -78,10 +78,12 @@ host: %s       # carries sealed messages; not trusted
 	out := struct {
 		Dir     string   `json:"dir"`
 		Project string   `json:"project"`
+		Owner   string   `json:"owner"` // public key, hexadecimal
 		Files   []string `json:"files"`
-	}{dir, name, written}
+	}{dir, name, hex.EncodeToString(public), written}
 	return s.Print(out, func(w io.Writer) {
-		fmt.Fprintf(w, "Wrote %s to %s. Next:\n\n", strings.Join(written, ", "), dir)
+		fmt.Fprintf(w, "Wrote %s to %s. The owner's public key, for a function host that lists its owners:\n\n", strings.Join(written, ", "), dir)
+		fmt.Fprintf(w, "  %s\n\nNext:\n\n", out.Owner)
 		fmt.Fprintf(w, "  claviger fn deploy --dir %s --sim tour/world.json\n", dir)
 		fmt.Fprintf(w, "  claviger fn call --dir %s --sim tour/world.json add '\"my long token\"' '\"example.org\"' '\"ada\"' '\"hunter2\"'\n", dir)
 	})

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/cmd/internal/daemon"
 	"github.com/claviger/claviger/cmd/internal/kdsd"
@@ -27,7 +29,8 @@ import (
 type config struct {
 	kdsd.Config `yaml:",inline"`
 	Sim         simworld.Config `yaml:"sim"`
-	// OperatorKey is a file with the seed of the one simulated operator, 64 hex digits. Read only with --genesis.
+	// OperatorKey is a file with the seed of the one simulated operator, 64 hex digits. Read only with --genesis; without it
+	// operators approve by file, as they do for clavigerd.
 	OperatorKey string `yaml:"operator_key"`
 
 	dir string
@@ -52,7 +55,8 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 	var genesis bool
 	cmd := daemon.Command("clavigerd-sim CONFIG", "A key node on the simulator",
 		`Runs a key node on a simulated machine. It joins the cluster in the configuration's cluster file; with --genesis, once,
-it founds one and writes that file. The operator's signature is made with the key in the file operator_key.`,
+it founds one and writes that file. The operator's signature is made with the key in the file operator_key; without one
+the node waits for people, who sign with 'claviger cluster approve'.`,
 		"  claviger sim init tour\n  clavigerd-sim --genesis tour/a.yaml\n  clavigerd-sim tour/b.yaml",
 		func(ctx context.Context, file string) error { return start(ctx, s, file, genesis) })
 	cmd.Flags().BoolVar(&genesis, "genesis", false, "found a new cluster; only ever once")
@@ -78,22 +82,31 @@ func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error
 	}
 	p := kdsd.Platform{TEE: tee, Root: place.World.Root(), Collateral: place.World.Collateral}
 	if genesis && c.Genesis != nil { // without the section kdsd refuses, and says so
-		key, err := readOperator(c.OperatorKey)
-		if err != nil {
+		if p.Approve, err = approver(c, place.World.Root(), log); err != nil {
 			return &cli.UsageError{Err: err}
 		}
-		p.Approve = node.ApproveWith(place.World.Root(), time.Now, key)
 	}
 	log.Warn("simulated: this node protects nothing", "machine", place.Machine.Name())
 	return kdsd.Run(ctx, &c.Config, p, genesis, log)
 }
 
+// approver signs with the key in the configuration or, without one, leaves the genesis to people and files as clavigerd does.
+func approver(c *config, root attest.Root, log *slog.Logger) (func(context.Context, *node.Statement) ([]node.Approval, error), error) {
+	if c.OperatorKey == "" {
+		return node.ApproveByFile(filepath.Join(c.Data, "genesis"), func(path string) {
+			log.Info("the genesis waits for the operators: claviger cluster approve", "statement", path)
+		}), nil
+	}
+	key, err := readOperator(c.OperatorKey)
+	if err != nil {
+		return nil, err
+	}
+	return node.ApproveWith(root, time.Now, key), nil
+}
+
 var errOperator = errors.New("operator_key")
 
 func readOperator(name string) (ed25519.PrivateKey, error) {
-	if name == "" {
-		return nil, fmt.Errorf("%w is missing; --genesis signs with it", errOperator)
-	}
 	raw, err := (&cli.Streams{}).ReadFile(name, 4096)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errOperator, err)
