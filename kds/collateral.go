@@ -69,13 +69,18 @@ func (s *Assessor) own(ctx context.Context, a *Assessment, quote []byte, known s
 	return append(list, said.candidate)
 }
 
-// due decides whether to ask the source.
+// due decides whether to ask the source. Where nothing is known it is asked by
+// everybody, also right after a failure: the failure may have been of somebody's
+// made-up evidence. A source that is down remembers that for itself.
 func (s *Assessor) due(a *Assessment, said answer, known state.Collateral, d Demand) bool {
+	if known.Version == 0 && said.Collateral == nil {
+		return true
+	}
 	since := a.now.Sub(said.at).Abs()
 	if !said.at.IsZero() && (since < retryAfter || d != ForChannel && said.Collateral != nil && since < answerAge) {
 		return false
 	}
-	if d != ForChannel || known.Version == 0 && said.Collateral == nil {
+	if d != ForChannel {
 		return true
 	}
 	newest := known.Meta.Oldest()

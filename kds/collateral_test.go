@@ -295,6 +295,39 @@ func TestForgedEvidenceDoesNotSpoilTheAnswer(t *testing.T) {
 	}
 }
 
+// picky fails for one quote.
+type picky struct {
+	source
+	not []byte
+}
+
+func (s *picky) Collateral(ctx context.Context, quote []byte) (*attest.Collateral, error) {
+	if string(quote) == string(s.not) {
+		s.asked++
+		return nil, errors.New("no such platform")
+	}
+	return s.source.Collateral(ctx, quote)
+}
+
+// Made-up evidence makes the source fail for a kind of platform just before a
+// revoked one of that kind is seen first: the source is asked all the same.
+func TestMadeUpFailureDoesNotSilenceTheSource(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	p := w.platform("one", "")
+	ev := w.evidence(p, app())
+	w.clock = w.clock.AddDate(0, 0, 10)
+	w.pki.Revoke(p, w.clock.AddDate(0, 0, -9))
+	decoy := w.evidence(w.platform("two", ""), app())
+	decoy.Collateral = nil
+	src := &picky{source{w: w}, decoy.Quote}
+	w.service.Assessor.Source = src
+	w.refused("decoy", decoy, request(), api.CodeEvidenceRefused)
+	if got := w.refused("revoked", ev, request(), api.CodeEvidenceRefused); got.Stage != "revocation" || src.asked != 2 {
+		t.Errorf("stage %q, asked %d times", got.Stage, src.asked)
+	}
+}
+
 // Invented kinds of platforms push out neither answers nor each other without
 // end.
 func TestAnswersAreBounded(t *testing.T) {
