@@ -251,7 +251,7 @@ func (n *Node) watch(ctx context.Context) {
 				n.outlast(ctx, err)
 				return
 			}
-			n.outlast(ctx, s.Err())
+			n.cancel(raftstore.ErrStopped) // no failure: somebody has shut it down
 			return
 		case <-replaced:
 			replaced = nil
