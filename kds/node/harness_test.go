@@ -5,8 +5,11 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"flag"
 	"log/slog"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +27,16 @@ var (
 	nodeImage = sim.Image{Kind: enclave.SGX, Name: "clavigerd", Version: "1", Signer: "claviger", ProdID: 1, SVN: 1}
 	appImage  = sim.Image{Kind: enclave.SGX, Name: "app", Version: "1", Signer: "acme", ProdID: 2, SVN: 1}
 )
+
+// TestMain lets more tests run at once than there are processors: they wait for
+// elections most of the time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		f.Value.Set("6")
+	}
+	os.Exit(m.Run())
+}
 
 // site is one simulated world with the operator of one cluster in it.
 type site struct {
