@@ -35,6 +35,10 @@
 #define CLAIMANTS 24	/* the boots that ask to join, as a mask */
 #endif
 
+#ifndef CANDIDATES
+#define CANDIDATES 31	/* who may campaign, as a mask */
+#endif
+
 /* An entry is term*32 + what. */
 #define NOOP 1
 #define WRITE 2
@@ -307,9 +311,9 @@ inline append(l, what)
 #define ELECTORS(c) V[c]	/* rule: only votes of voters count */
 #endif
 #ifdef M_NONVOTER_CAMPAIGNS
-#define MAY_CAMPAIGN(c) HAS(V[c] | N[c], c)
+#define MAY_CAMPAIGN(c) (HAS(V[c] | N[c], c) && HAS(CANDIDATES, c))
 #else
-#define MAY_CAMPAIGN(c) HAS(V[c], c)
+#define MAY_CAMPAIGN(c) (HAS(V[c], c) && HAS(CANDIDATES, c))
 #endif
 #ifdef M_STALE_LOG_WINS
 #define UP_TO_DATE(c, v) true
@@ -343,10 +347,12 @@ inline elect(c, t, q)
 	fi;
 #endif
 #endif
+#ifndef SKIP_TERM_CHECK	/* to see what else breaks */
 	if
 	:: HAS(ldr, t) -> one_leader_per_term = false; assert(one_leader_per_term)
 	:: else
 	fi;
+#endif
 	ldr = ldr | BIT(t);
 	printf("server %d: leader of term %d by the votes of %d\n", c, t, q);
 	lead[c] = 1; commit[c] = 0;
@@ -485,6 +491,23 @@ inline start(l, j)
 	fi
 }
 
+/* h5 = 1 if boot j was removed from a configuration that l has applied: then its identity is out for ever. */
+inline wasremoved(l, j)
+{
+	h1 = 0; h5 = 0;
+#ifndef M_REMOVED_RETURNS	/* rule: AddNonvoter and AddVoter refuse an identity that was removed */
+	do
+	:: h1 < commit[l] ->
+		if
+		:: WHAT(log[l].e[h1]) == REM(j) -> h5 = 1
+		:: else
+		fi;
+		h1++
+	:: else -> break
+	od
+#endif
+}
+
 /* The next step of the admission at l. Nothing of it is kept by a later leader. */
 inline proceed(l)
 {
@@ -496,14 +519,24 @@ inline proceed(l)
 		:: else -> grant(l); ast[l] = granted; adone[l] = 0; apv[l] = 0
 		fi
 	:: ast[l] == granted && lead[l] && STABLE(l) && size[l] < MAXL && !HAS(V[l], aj[l]) ->
-		ast[l] = adding; apv[l] = size[l] + 1; adone[l] = 0;
-		append(l, ADDN(aj[l]))
+		wasremoved(l, aj[l]);
+		if
+		:: h5 -> endadmission(l)
+		:: else -> ast[l] = adding; apv[l] = size[l] + 1; adone[l] = 0; append(l, ADDN(aj[l]))
+		fi
 	:: ast[l] == adding && adone[l] ->
 		prefix(l, aj[l]);
 		if
 		:: h1 < apv[l]	/* not caught up */
 		:: h1 >= apv[l] && !BASED(l) -> endadmission(l)
-		:: else -> superseded(l); arm[l] = h5; ast[l] = removing
+		:: else ->
+			superseded(l); arm[l] = h5; ast[l] = removing;
+#ifdef HOLDER_PROMOTED	/* a rule the code does not have: who has been superseded itself is not promoted */
+			if
+			:: HAS(arm[l], aj[l]) -> endadmission(l)
+			:: else
+			fi
+#endif
 		fi
 	:: ast[l] == removing && RESOLVED(l) && lead[l] && STABLE(l) && size[l] < MAXL ->
 		if
@@ -520,8 +553,11 @@ inline proceed(l)
 			arm[l] = arm[l] & ~BIT(h5); apv[l] = size[l] + 1; adone[l] = 0;
 			append(l, REM(h5))
 		:: BASED(l) && REMOVED_FIRST(l) ->
-			h5 = aj[l]; endadmission(l);
-			append(l, ADDV(h5))
+			wasremoved(l, aj[l]);
+			if
+			:: h5 -> endadmission(l)
+			:: else -> h5 = aj[l]; endadmission(l); append(l, ADDV(h5))
+			fi
 #endif
 		fi
 	:: else
@@ -604,6 +640,24 @@ active proctype world()
 		:: else -> break
 		od;
 		lead[0] = 1; commit[0] = 1; G[0] = 32 + NOOP; glen = 1; gterm = 1; ldr = BIT(1);
+#ifdef SURGE
+		/* The fifth server is a nonvoter that has caught up. */
+		l = 0; roots = 31; aj[0] = 4; ast[0] = removing; apv[0] = 3; adone[0] = 1;
+		do
+		:: l < NS -> term[l] = 1; size[l] = 3; log[l].e[0] = 32 + NOOP; log[l].e[1] = 32 + ADMIT(4, 2); log[l].e[2] = 32 + ADDN(4); configure(l); l++
+		:: else -> break
+		od;
+		glen = 3; G[1] = log[0].e[1]; G[2] = log[0].e[2]; commit[0] = 3;
+#endif
+#ifdef INTERRUPTED
+		/* The admission of boot 3 is committed; the leader has not gone on yet. */
+		l = 0; aj[0] = 3; ast[0] = admitting; apv[0] = 2; adone[0] = 1;
+		do
+		:: l < 3 -> size[l] = 2; log[l].e[1] = 32 + ADMIT(3, 2); l++
+		:: else -> break
+		od;
+		glen = 2; G[1] = log[0].e[1]; commit[0] = 2;
+#endif
 		l = 0
 	};
 
