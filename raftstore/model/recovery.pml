@@ -257,6 +257,7 @@ active proctype world()
 		}
 	   }
 
+#ifndef NO_CLIENT
 	/* our client asks */
 	:: atomic {
 		e = 1;
@@ -273,6 +274,7 @@ active proctype world()
 			e = 0
 		}
 	   }
+#endif
 
 	/* the witness cosigns a checkpoint that extends the last one; it may hear of it late */
 	:: atomic {
@@ -323,7 +325,7 @@ active proctype world()
 	:: atomic {
 		if
 		:: i = 0
-		:: i = NM - 1
+		:: NM > 1 -> i = NM - 1
 		fi;
 		e = 1;
 		do
@@ -345,8 +347,8 @@ active proctype world()
 		fi;
 		if
 		:: o = SIGNERS_A
-		:: o = SIGNERS_B
-		:: o = SIGNERS_C
+		:: SIGNERS_B != SIGNERS_A -> o = SIGNERS_B
+		:: SIGNERS_C != SIGNERS_A -> o = SIGNERS_C
 		fi;
 		d_step {
 			if
@@ -385,7 +387,7 @@ active proctype world()
 	:: atomic {
 		if
 		:: i = 0
-		:: i = NM - 1
+		:: NM > 1 -> i = NM - 1
 		fi;
 		if
 		:: me[i] != 0 -> d_step { open(i); i = 0 }
