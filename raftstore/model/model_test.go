@@ -99,6 +99,9 @@ func TestCheckNotices(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
+			if testing.Short() && tc.name != "another invariant breaks" {
+				t.Skip("SKIPPED in short mode: each case compiles a model")
+			}
 			list := filepath.Join(t.TempDir(), "variants.txt")
 			if err := os.WriteFile(list, []byte(tc.line+"\n"), 0o600); err != nil {
 				t.Fatal(err)
