@@ -128,8 +128,12 @@ func (c *chaos) reboot(old *testNode) {
 
 func (c *chaos) check() int {
 	t := c.t
-	leader := leaderOf(t, c.live()...)
-	propose(t, leader, "end") // what writers left in flight is before it or nowhere
+	var leader *testNode
+	eventually(t, "a last entry", func() bool { // what writers left in flight is before it or nowhere
+		leader = leaderOf(t, c.live()...)
+		_, _, err := leader.Propose(t.Context(), []byte("end"))
+		return err == nil
+	})
 	want := leader.machine.list()
 	for _, n := range c.live() {
 		eventually(t, "all machines equal", func() bool { return slices.Equal(n.machine.list(), want) })
