@@ -121,6 +121,9 @@ func (n *Node) admission(ctx context.Context, c *ratls.Conn, req joinRequest) er
 	if err != nil {
 		return err
 	}
+	if !n.holds(member) { // another leader gave the slot away while this one had lost the lead: see raftstore/model
+		return &RefusedError{Retry: true, Text: "the slot went to another boot meanwhile; try again"}
+	}
 	if err := n.grant(c, member); err != nil {
 		return fmt.Errorf("handing over the secrets: %w", err)
 	}

@@ -3,6 +3,7 @@ package model_test
 
 import (
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,14 +52,16 @@ func needTools(t *testing.T) {
 	}
 }
 
-// TestModels runs all variants, or with -short the base model and two
-// mutations, and compares the table with what was to be run.
+var all = flag.Bool("model.all", false, "run every variant of the models, a few minutes on two cores, instead of the base model and two mutations")
+
+// TestModels runs the base model and two mutations, or with -model.all every
+// variant, and compares the table with what was to be run.
 func TestModels(t *testing.T) {
 	t.Parallel()
 	needTools(t)
-	mode := "all"
-	if testing.Short() {
-		mode = "short"
+	mode := "short"
+	if *all {
+		mode = "all"
 	}
 	out, err := exec.CommandContext(t.Context(), "bash", "check.sh", mode).CombinedOutput()
 	t.Logf("check.sh %s\n%s", mode, out)
