@@ -109,7 +109,8 @@ func (c *Client) do(ctx context.Context, cl call) error {
 			return err
 		}
 		if ctx.Err() != nil {
-			return ended(ctx, err)
+			t.cut(endpoint, err)
+			return ended(ctx, t.failures())
 		}
 		t.failed(endpoint, err)
 	}

@@ -68,6 +68,14 @@ func (t *tour) failed(endpoint string, err error) {
 	}
 }
 
+// cut takes note of an attempt that the end of the call cut short. That says nothing of the endpoint: what it said before, such
+// as that there is no quorum, tells the caller more.
+func (t *tour) cut(endpoint string, err error) {
+	if t.errs[endpoint] == nil {
+		t.errs[endpoint] = err
+	}
+}
+
 // failures is everything that stood in the way, in the order of the endpoints.
 func (t *tour) failures() error {
 	var errs []error

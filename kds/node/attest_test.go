@@ -25,7 +25,7 @@ func TestAttestationResultOutlivesTheCluster(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	n := s.start("a")[0]
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c := s.client(n.APIAddr())
 

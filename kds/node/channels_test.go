@@ -76,7 +76,7 @@ func TestMembersAreAttestedAgain(t *testing.T) {
 	s.awaitReady(s.run(s.config("b", b)))
 	before := b.quotes.Load()
 	poll(t, "it has attested six times more", func() bool { return b.quotes.Load() >= before+6 })
-	if k := s.key(s.client(s.endpoints()...), 20*time.Second); len(k) != 32 {
+	if k := s.key(s.client(s.endpoints()...)); len(k) != 32 {
 		t.Error("no key")
 	}
 }

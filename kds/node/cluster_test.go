@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
 )
 
@@ -21,7 +22,7 @@ func TestClusterLife(t *testing.T) {
 	s := newSite(t)
 	s.start("a", "b", "c")
 	c := s.client(s.endpoints()...)
-	first := s.key(c, 10*time.Second)
+	first := s.key(c)
 	if len(first) != 32 {
 		t.Fatalf("a key of %d bytes", len(first))
 	}
@@ -33,7 +34,7 @@ func TestClusterLife(t *testing.T) {
 		t.Fatalf("Run after Close: %v", err)
 	}
 	start := time.Now()
-	if again := s.key(c, 20*time.Second); !bytes.Equal(first, again) {
+	if again := s.key(c); !bytes.Equal(first, again) {
 		t.Fatal("another key after the leader's crash")
 	}
 	t.Logf("the same key %v after the leader's crash", time.Since(start).Round(time.Millisecond))
@@ -59,7 +60,7 @@ func TestClusterLife(t *testing.T) {
 	if err := <-leader.done; err != nil {
 		t.Fatalf("a graceful stop: %v", err)
 	}
-	if again := s.key(c, 20*time.Second); !bytes.Equal(first, again) {
+	if again := s.key(c); !bytes.Equal(first, again) {
 		t.Fatal("another key after the leader's stop")
 	}
 }
@@ -102,7 +103,7 @@ func TestFollowersNameTheLeader(t *testing.T) {
 			t.Fatal("a follower answers reads")
 		}
 		// The client starts at a follower only and must end at the leader.
-		if k := s.key(s.client(n.APIAddr()), 10*time.Second); len(k) != 32 {
+		if k := s.key(s.client(n.APIAddr())); len(k) != 32 {
 			t.Fatal("no key through a follower")
 		}
 	}
@@ -113,13 +114,16 @@ func TestNoQuorumIsQuickAndTyped(t *testing.T) {
 	s := newSite(t)
 	s.start("a", "b", "c")
 	leader := s.leader()
-	s.key(s.client(leader.APIAddr()), 10*time.Second)
+	s.key(s.client(leader.APIAddr()))
 	for _, n := range s.nodes {
 		if n != leader {
 			n.Close()
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	poll(t, "the leader has noticed", func() bool {
+		return errors.Is(replica{leader.store.Load()}.SafeRead(t.Context()), kds.ErrNoQuorum)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), slow*4*time.Second)
 	defer cancel()
 	start := time.Now()
 	k, _, err := s.client(leader.APIAddr()).Key(ctx, api.KeyRequest{Constraint: appImage.Constraint(), Name: "db", Purpose: "aes-256"})
@@ -204,7 +208,7 @@ func TestCloneAlarm(t *testing.T) {
 		if !errors.Is(err, ErrSuperseded) {
 			t.Errorf("the older boot ended with %v", err)
 		}
-	case <-time.After(25 * time.Second):
+	case <-time.After(patience):
 		t.Error("the older boot goes on")
 	}
 	members, _ := leader.store.Load().Members()

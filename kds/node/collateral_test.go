@@ -330,7 +330,7 @@ func TestRevokedMemberIsCutOff(t *testing.T) {
 	if members, _ := leader.store.Load().Members(); !contains(members, bad.boot.id) {
 		t.Error("it was taken out of the configuration without anybody's decision")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, _, err := s.client(leader.APIAddr(), good.APIAddr()).Key(ctx, api.KeyRequest{Constraint: appImage.Constraint(), Name: "db", Purpose: "aes-256"}); err != nil {
 		t.Errorf("the cluster does not go on: %v", err)

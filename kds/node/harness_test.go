@@ -60,13 +60,22 @@ type running struct {
 }
 
 func newSite(t *testing.T) *site {
+	sites <- struct{}{}
+	t.Cleanup(func() { <-sites }) // after the nodes, whose cleanups come later
 	seed := [32]byte{1}
 	copy(seed[1:], t.Name())
 	return &site{t: t, world: sim.NewWorld(seed, nil), operator: ed25519.NewKeyFromSeed(make([]byte, 32)), policy: []string{nodeImage.Constraint()}}
 }
 
 // timeouts are laxer than the defaults: tests share two cores with others.
-var timeouts = raftstore.Timeouts{Heartbeat: 300 * time.Millisecond, Election: 300 * time.Millisecond, Lease: 250 * time.Millisecond, RPC: 3 * time.Second}
+var timeouts = raftstore.Timeouts{Heartbeat: slow * 300 * time.Millisecond, Election: slow * 300 * time.Millisecond,
+	Lease: slow * 250 * time.Millisecond, RPC: slow * 3 * time.Second}
+
+// patience bounds each wait of a test for what must happen. It is no measure of speed: it only ends a test that hangs.
+const patience = 2 * time.Minute
+
+// sites bounds how many clusters run at a time: each has several nodes that elect by the clock.
+var sites = make(chan struct{}, 3)
 
 func testLog() *slog.Logger {
 	if os.Getenv("CLAVIGER_TEST_LOG") == "" {
@@ -142,8 +151,8 @@ func (s *site) awaitReady(r *running) {
 	case <-r.Ready():
 	case err := <-r.done:
 		s.t.Fatalf("node %s ended before it was ready: %v", r.slot, err)
-	case <-time.After(30 * time.Second):
-		s.t.Fatalf("node %s is not ready after 30 s", r.slot)
+	case <-time.After(patience):
+		s.t.Fatalf("node %s is not ready after %v", r.slot, patience)
 	}
 	s.mu.Lock()
 	s.nodes = append(s.nodes, r)
@@ -175,8 +184,8 @@ func (s *site) refused(cfg Config) error {
 			s.t.Fatal("the refused node holds secrets, a statement or a store")
 		}
 		return err
-	case <-time.After(20 * time.Second):
-		s.t.Fatal("neither let in nor refused within 20 s")
+	case <-time.After(patience):
+		s.t.Fatalf("neither let in nor refused within %v", patience)
 	}
 	return nil
 }
@@ -212,9 +221,9 @@ func (s *site) endpoints() (list []string) {
 }
 
 // key asks until it is served or the time is over.
-func (s *site) key(c *client.Client, limit time.Duration) []byte {
+func (s *site) key(c *client.Client) []byte {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), limit)
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	k, _, err := c.Key(ctx, api.KeyRequest{Constraint: appImage.Constraint(), Name: "db", Purpose: "aes-256"})
 	if err != nil {
@@ -243,12 +252,12 @@ func poll(t *testing.T, what string, f func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for start := time.Now(); time.Since(start) < 20*time.Second; <-tick.C {
+	for start := time.Now(); time.Since(start) < patience; <-tick.C {
 		if f() {
 			return
 		}
 	}
-	t.Fatalf("did not happen within 20 s: %s", what)
+	t.Fatalf("did not happen within %v: %s", patience, what)
 }
 
 var errOperator = errors.New("the operator says no")

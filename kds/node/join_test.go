@@ -88,7 +88,7 @@ func TestMalformedJoinRequests(t *testing.T) {
 		"not CBOR":      frame(kindRequest, []byte("request")),
 	} {
 		c := dialJoin(t, n, a)
-		c.SetDeadline(time.Now().Add(5 * time.Second))
+		c.SetDeadline(time.Now().Add(patience))
 		if _, err := c.Write(raw); err != nil {
 			t.Fatal(err)
 		}

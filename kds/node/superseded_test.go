@@ -70,7 +70,7 @@ func TestSupersededBootGivesUp(t *testing.T) {
 		if !errors.Is(err, ErrSuperseded) {
 			t.Errorf("it ended with %v", err)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("it goes on asking")
 	}
 	for _, m := range a.machine.View().Members {
