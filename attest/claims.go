@@ -138,8 +138,10 @@ type CollateralClaims struct {
 	QEIdentityIssueDate time.Time
 	TCBEvaluation       int // TCB evaluation data number of the TCB info
 	QEEvaluation        int // and of the QE identity
+	RootCRLIssueDate    time.Time
+	PCKCRLIssueDate     time.Time
 	RootCRLNumber       string
-	PCKCRLNumber        string   // both in decimal
+	PCKCRLNumber        string   // both in decimal; Intel's lists have all carried number 1, so only their dates order them
 	Hash                [32]byte // of the five parts, see Collateral.Hash
 }
 

@@ -137,12 +137,14 @@ func (c CollateralClaims) MarshalJSON() ([]byte, error) {
 		QEIdentityIssueDate time.Time `json:"qe_identity_issue_date"`
 		TCBEvaluation       int       `json:"tcb_evaluation"`
 		QEEvaluation        int       `json:"qe_evaluation"`
+		RootCRLIssueDate    time.Time `json:"root_crl_issue_date"`
+		PCKCRLIssueDate     time.Time `json:"pck_crl_issue_date"`
 		RootCRLNumber       string    `json:"root_crl_number"`
 		PCKCRLNumber        string    `json:"pck_crl_number"`
 		Hash                hexBytes  `json:"hash"`
 	}{
 		c.EarliestExpiry, c.LatestIssue, c.TCBInfoIssueDate, c.QEIdentityIssueDate, c.TCBEvaluation, c.QEEvaluation,
-		c.RootCRLNumber, c.PCKCRLNumber, c.Hash[:],
+		c.RootCRLIssueDate, c.PCKCRLIssueDate, c.RootCRLNumber, c.PCKCRLNumber, c.Hash[:],
 	})
 }
 

@@ -118,6 +118,8 @@ func (s *collateralSet) gather(hash [32]byte) CollateralClaims {
 		QEIdentityIssueDate: s.identity.IssueDate,
 		TCBEvaluation:       s.info.EvaluationNumber,
 		QEEvaluation:        s.identity.EvaluationNumber,
+		RootCRLIssueDate:    s.rootCRL.ThisUpdate().UTC(),
+		PCKCRLIssueDate:     s.pckCRL.ThisUpdate().UTC(),
 		RootCRLNumber:       s.rootCRL.Number().String(),
 		PCKCRLNumber:        s.pckCRL.Number().String(),
 		Hash:                hash,

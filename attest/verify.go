@@ -113,21 +113,42 @@ func (v *Verifier) Verify(q *Quote, c *Collateral, now time.Time, opts ...Option
 	return &Verified{claims: v.claims(q, chain, set, result)}, nil
 }
 
+// VerifyChain verifies only the PCK chain inside the quote: that a platform under the root of trust exists which the quote
+// names. It proves nothing about the quote. It is for those who would do work for a platform before there is collateral to
+// verify with, such as fetching that: platforms that were made up end here. Revocation is not looked at.
+func (v *Verifier) VerifyChain(q *Quote, now time.Time) error {
+	if err := v.checkQuote(q, now); err != nil {
+		return err
+	}
+	_, err := v.verifyChain(q.parts().certData, now)
+	return err
+}
+
 // checkInput refuses what Verify cannot work with.
 func (v *Verifier) checkInput(q *Quote, c *Collateral, now time.Time) error {
+	if err := v.checkQuote(q, now); err != nil {
+		return err
+	}
+	if c == nil {
+		return refuse(StageParse, "pass a parsed quote, collateral and the time", ErrInput)
+	}
+	if err := c.check(); err != nil {
+		return refuse(StageParse, "fetch the collateral again", fmt.Errorf("%w: %w", ErrBundle, err))
+	}
+	return nil
+}
+
+func (v *Verifier) checkQuote(q *Quote, now time.Time) error {
 	if v == nil || !v.root.usable() {
 		return refuse(StageParse, "make the verifier with NewVerifier", ErrConfig)
 	}
-	if q == nil || (q.sgx == nil) == (q.tdx == nil) || c == nil || now.IsZero() {
+	if q == nil || (q.sgx == nil) == (q.tdx == nil) || now.IsZero() {
 		return refuse(StageParse, "pass a parsed quote, collateral and the time", ErrInput)
 	}
 	if q.tdx != nil && q.tdx.Body15Ex != nil {
 		// It tells of the platforms that the TD came from, and how their TCBs count is not published.
 		return refuse(StageParse, "ask the TD for a quote of version 4, or of version 5 with body type 2 or 3",
 			fmt.Errorf("%w: there are no rules for evaluating body type %d", ErrUnsupported, q.tdx.BodyType))
-	}
-	if err := c.check(); err != nil {
-		return refuse(StageParse, "fetch the collateral again", fmt.Errorf("%w: %w", ErrBundle, err))
 	}
 	return nil
 }

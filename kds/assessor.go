@@ -119,6 +119,9 @@ func (s *Assessor) assess(ctx context.Context, rawQuote, bundle []byte, now time
 	if s.sets.isRevoked(q) {
 		return nil, &attest.Error{Stage: attest.StageRevocation, Err: errRevoked, Hint: "this node has seen the list that revokes the platform; use another machine"}
 	}
+	if err := s.Verifier.VerifyChain(q, now); err != nil {
+		return nil, err // a platform that was made up must not make our source ask for its collateral
+	}
 	a := &Assessment{now: now, key: state.CollateralKey{TEE: string(q.TEE()), FMSPC: platform.FMSPC, CA: platform.CA}}
 	known, have := s.Machine.Collateral(a.key)
 	if have {
@@ -136,7 +139,7 @@ func (s *Assessor) assess(ctx context.Context, rawQuote, bundle []byte, now time
 			s.sets.keep(a.offer, c.Collateral, known.Meta)
 		}
 	}
-	if err := s.try(a, q, offered, known); err != nil {
+	if err := s.tryOffered(a, q, offered, known); err != nil {
 		return nil, err
 	}
 	if a.verified == nil {
@@ -208,6 +211,22 @@ func (s *Assessor) try(a *Assessment, q *attest.Quote, c candidate, known state.
 	return nil
 }
 
+// tryOffered tries the set that came with the evidence. Where this node has a
+// source, that alone raises evaluation numbers: they never fall, so one app
+// that brought an early TCB recovery would keep the source's own sets out for
+// months, and with them everybody's keys. A revocation counts all the same.
+func (s *Assessor) tryOffered(a *Assessment, q *attest.Quote, c candidate, known state.Collateral) error {
+	before := *a
+	if err := s.try(a, q, c, known); err != nil {
+		return err
+	}
+	raised := a.meta.TCBEvaluation > before.meta.TCBEvaluation || a.meta.QEEvaluation > before.meta.QEEvaluation
+	if s.Source != nil && before.verified != nil && raised {
+		*a = before
+	}
+	return nil
+}
+
 // verify returns nil and notes why in a if the set does not do. Only a
 // revocation is an error: it refuses the evidence, and is remembered.
 func (s *Assessor) verify(a *Assessment, q *attest.Quote, c *attest.Collateral) (*attest.Verified, error) {
@@ -216,7 +235,7 @@ func (s *Assessor) verify(a *Assessment, q *attest.Quote, c *attest.Collateral) 
 		return v, nil
 	}
 	// An expired list still names who was revoked.
-	if _, late := s.Verifier.Verify(q, c, a.now, attest.WithGrace(century)); errors.Is(late, pck.ErrRevoked) {
+	if _, late := s.Verifier.Verify(q, c, a.now, attest.WithGrace(century)); revokes(late) {
 		s.sets.revoke(q)
 		s.keepGenuine(a, q, c)
 		return nil, late
@@ -225,6 +244,14 @@ func (s *Assessor) verify(a *Assessment, q *attest.Quote, c *attest.Collateral) 
 		a.refused = err
 	}
 	return nil, nil
+}
+
+// revokes tells the revocation of the platform from that of the certificate
+// that signed the collateral: anybody can bring a set of an earlier signer,
+// beside anybody's quote, and it says nothing of the platform.
+func revokes(err error) bool {
+	e, ok := errors.AsType[*attest.Error](err)
+	return ok && e.Stage == attest.StageRevocation && errors.Is(err, pck.ErrRevoked)
 }
 
 // keepGenuine remembers a set that refuses the evidence it came with: a
@@ -263,7 +290,7 @@ func putOf(key state.CollateralKey, claims attest.CollateralClaims, c *attest.Co
 	if len(bundle) > api.MaxCollateral {
 		return nil, fmt.Errorf("%w: collateral of %d bytes, limit %d", api.ErrTooLarge, len(bundle), api.MaxCollateral)
 	}
-	meta, err := metaOf(claims, c)
+	meta, err := metaOf(claims)
 	if err != nil {
 		return nil, err
 	}
@@ -273,19 +300,16 @@ func putOf(key state.CollateralKey, claims attest.CollateralClaims, c *attest.Co
 // metaOf returns what decides whether one verified collateral set is newer
 // than another. Numbers that are missing or negative are refused: they could
 // not be compared.
-func metaOf(claims attest.CollateralClaims, c *attest.Collateral) (state.CollateralMeta, error) {
+func metaOf(claims attest.CollateralClaims) (state.CollateralMeta, error) {
 	root, okRoot := new(big.Int).SetString(claims.RootCRLNumber, 10)
 	number, okPCK := new(big.Int).SetString(claims.PCKCRLNumber, 10)
 	if !okRoot || !okPCK || root.Sign() < 0 || number.Sign() < 0 || claims.TCBEvaluation < 0 || claims.QEEvaluation < 0 {
 		return state.CollateralMeta{}, &attest.Error{Stage: attest.StageCollateral, Err: ErrNoCollateral, Hint: "its numbers are negative or missing; fetch it again"}
 	}
-	list, err := pck.ParseCRL(c.PCKCRL) // verified together with the claims
-	if err != nil {
-		return state.CollateralMeta{}, err
-	}
 	return state.CollateralMeta{
 		TCBEvaluation: uint64(claims.TCBEvaluation), QEEvaluation: uint64(claims.QEEvaluation),
-		TCBInfoIssue: claims.TCBInfoIssueDate.Unix(), QEIdentityIssue: claims.QEIdentityIssueDate.Unix(), PCKCRLIssue: list.ThisUpdate().Unix(),
+		TCBInfoIssue: claims.TCBInfoIssueDate.Unix(), QEIdentityIssue: claims.QEIdentityIssueDate.Unix(),
+		PCKCRLIssue: claims.PCKCRLIssueDate.Unix(), RootCRLIssue: claims.RootCRLIssueDate.Unix(),
 		RootCRLNumber: root.Bytes(), PCKCRLNumber: number.Bytes(),
 		LatestIssue: claims.LatestIssue.Unix(), CollateralSHA256: claims.Hash,
 	}, nil

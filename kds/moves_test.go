@@ -32,7 +32,7 @@ func TestRejectedRecordGivesNoKey(t *testing.T) {
 		put := &state.PutCollateral{Epoch: 1, Key: state.CollateralKey{TEE: "sgx", FMSPC: simpki.DefaultFMSPC, CA: "platform"},
 			Bundle: must[[]byte](t)(c.Marshal()), Meta: state.CollateralMeta{TCBEvaluation: uint64(1000 + rounds), QEEvaluation: 1000,
 				TCBInfoIssue: day.Unix(), QEIdentityIssue: day.Unix(), RootCRLNumber: []byte{0xff, 0xff, 0xff, 0xff, 0xff}, PCKCRLNumber: []byte{0xff, 0xff, 0xff, 0xff, 0xff},
-				PCKCRLIssue: day.Unix(), LatestIssue: day.Unix(), CollateralSHA256: [32]byte{byte(rounds)}}}
+				PCKCRLIssue: day.Unix(), RootCRLIssue: day.Unix(), LatestIssue: day.Unix(), CollateralSHA256: [32]byte{byte(rounds)}}}
 		w.replica.mu.Lock()
 		defer w.replica.mu.Unlock()
 		w.replica.index++

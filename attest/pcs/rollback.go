@@ -31,6 +31,8 @@ func notOlder(have, got *attest.CollateralClaims) error {
 	}{
 		{"issue date of the TCB info", have.TCBInfoIssueDate, got.TCBInfoIssueDate},
 		{"issue date of the QE identity", have.QEIdentityIssueDate, got.QEIdentityIssueDate},
+		{"date of the PCK revocation list", have.PCKCRLIssueDate, got.PCKCRLIssueDate},
+		{"date of the root revocation list", have.RootCRLIssueDate, got.RootCRLIssueDate},
 	} {
 		if t.got.Before(t.have) {
 			return older(t.what, t.have.Format(time.RFC3339), t.got.Format(time.RFC3339))

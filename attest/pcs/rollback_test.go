@@ -20,8 +20,8 @@ func TestRollback(t *testing.T) {
 	}{
 		{pcsserver.TCBInfo, "issue date of the TCB info"},
 		{pcsserver.QEIdentity, "issue date of the QE identity"},
-		{pcsserver.PCKCRL, "number of the PCK revocation list"},
-		{pcsserver.RootCRL, "number of the root revocation list"},
+		{pcsserver.PCKCRL, "date of the PCK revocation list"},
+		{pcsserver.RootCRL, "date of the root revocation list"},
 	} {
 		for _, restart := range []bool{false, true} {
 			b := newBed(t, nil)

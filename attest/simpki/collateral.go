@@ -39,9 +39,9 @@ func (p *PKI) CollateralFor(tee attest.TEE, fmspc [6]byte, ca CA, at time.Time) 
 	}
 	at = at.UTC()
 	issued := at.Truncate(day)
-	if issued.Before(p.signer.cert.NotBefore) || at.After(p.signer.cert.NotAfter) {
+	if issued.Before(p.signing().cert.NotBefore) || at.After(p.signing().cert.NotAfter) {
 		return nil, fmt.Errorf("%w: collateral of %s; this PKI serves from %s to %s", ErrTime, at.Format(timeFormat),
-			p.signer.cert.NotBefore.Format(timeFormat), p.signer.cert.NotAfter.Format(timeFormat))
+			p.signing().cert.NotBefore.Format(timeFormat), p.signing().cert.NotAfter.Format(timeFormat))
 	}
 	e := p.until(at)
 	r := request{tee, fmspc, ca, issued, len(e.recoveries), len(e.revoked), e.script}
@@ -104,7 +104,7 @@ func (p *PKI) serve(r request, issuer authority, e events) (*attest.Collateral, 
 	if err != nil {
 		return nil, err
 	}
-	c := &attest.Collateral{TCBSigningChain: pemOf(p.signer.cert, p.root.cert)}
+	c := &attest.Collateral{TCBSigningChain: pemOf(p.signing().cert, p.root.cert)}
 	if c.TCBInfo, err = p.envelope("tcbInfo", info); err != nil {
 		return nil, err
 	}
@@ -124,26 +124,27 @@ func (p *PKI) envelope(name string, body any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	signature, err := sign(p.signer.key, inner)
+	signature, err := sign(p.signing().key, inner)
 	if err != nil {
 		return nil, err
 	}
 	return fmt.Appendf(nil, `{%q:%s,"signature":"%x"}`, name, inner, signature), nil
 }
 
-// crl issues the revocation list of an authority. Its number counts days in the high bits and revocations in the low
-// ones, so it never falls.
+// crl issues the revocation list of an authority. Its number is always 1, as that of Intel's lists has always been: only
+// the dates order them. A revocation makes a new list at once.
 func crl(issuer authority, name string, issued time.Time, life time.Duration, e events) ([]byte, error) {
 	var entries []x509.RevocationListEntry
 	for _, r := range e.revoked {
 		if r.issuer == name {
 			entries = append(entries, x509.RevocationListEntry{SerialNumber: r.serial, RevocationTime: issued, ReasonCode: 1})
+			if at := r.from.UTC().Truncate(time.Second); at.After(issued) {
+				issued = at
+			}
 		}
 	}
-	number := big.NewInt(issued.Unix() / int64(day/time.Second))
-	number.Lsh(number, 16).Add(number, big.NewInt(int64(len(entries))))
 	return x509.CreateRevocationList(nil, &x509.RevocationList{
-		Number: number, ThisUpdate: issued, NextUpdate: issued.Add(life), RevokedCertificateEntries: entries,
+		Number: big.NewInt(1), ThisUpdate: issued, NextUpdate: issued.Add(life), RevokedCertificateEntries: entries,
 		SignatureAlgorithm: x509.ECDSAWithSHA256,
 	}, issuer.cert, issuer.key)
 }

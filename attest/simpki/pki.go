@@ -61,11 +61,12 @@ type Config struct {
 
 // PKI is a simulated Intel. It is safe for concurrent use.
 type PKI struct {
-	seed   [32]byte
-	birth  time.Time // start of a UTC day
-	root   authority
-	ca     map[CA]authority
-	signer authority // signs TCB info and QE identity
+	seed    [32]byte
+	birth   time.Time // start of a UTC day
+	root    authority
+	ca      map[CA]authority
+	signer  authority // signs TCB info and QE identity; guarded by mu once the PKI is shared
+	signers int       // replacements of signer
 
 	mu     sync.Mutex
 	events events
@@ -117,7 +118,16 @@ const notCA = -1
 
 // issue makes the authority called name under issuer (nil: self-signed), valid for life from before the PKI's birth.
 func (p *PKI) issue(issuer *authority, name string, life time.Duration, pathLength int) (authority, error) {
-	key, err := p.key("authority", name)
+	return p.issueNumbered(issuer, name, 0, life, pathLength)
+}
+
+// issueNumbered issues the number-th successor of an authority, with a key of its own.
+func (p *PKI) issueNumbered(issuer *authority, name string, number int, life time.Duration, pathLength int) (authority, error) {
+	id := name
+	if number > 0 {
+		id = fmt.Sprintf("%s %d", name, number)
+	}
+	key, err := p.key("authority", id)
 	if err != nil {
 		return authority{}, err
 	}

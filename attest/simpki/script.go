@@ -40,7 +40,21 @@ func (p *PKI) RevokeCA(ca CA, at time.Time) error {
 
 // RevokeTCBSigning puts the certificate that signs collateral on the root's revocation list from the instant at on.
 func (p *PKI) RevokeTCBSigning(at time.Time) {
-	p.revoke(revocation{rootIssuer, p.signer.cert.SerialNumber, at})
+	p.revoke(revocation{rootIssuer, p.signing().cert.SerialNumber, at})
+}
+
+// ReplaceTCBSigning gives the PKI a new certificate and key for signing collateral, as Intel reissues its own. What was
+// signed before stays valid until it expires or the old certificate is revoked.
+func (p *PKI) ReplaceTCBSigning() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.signers++
+	signer, err := p.issueNumbered(&p.root, signingName, p.signers, signLife, notCA)
+	if err != nil {
+		return err
+	}
+	p.signer, p.served = signer, nil
+	return nil
 }
 
 func (p *PKI) revoke(r revocation) {
@@ -86,4 +100,11 @@ func (p *PKI) until(at time.Time) (e events) {
 		}
 	}
 	return e
+}
+
+// signing is the authority that signs collateral now.
+func (p *PKI) signing() authority {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.signer
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/claviger/claviger/enclave/functions/engine"
 	"github.com/claviger/claviger/enclave/mail"
 	"github.com/claviger/claviger/enclave/persist/persisttest"
 )
@@ -475,5 +477,35 @@ func TestClientDenies(t *testing.T) {
 	}
 	if _, err := SignDeployment(w.owner, "p", testRuntime, make([]byte, MaxCode+1), 1); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("large code: %v", err)
+	}
+}
+
+// Deployments that find no memory are refused, and leave no project behind: otherwise strangers would use up the places of
+// everybody else.
+func TestRefusedDeploymentsTakeNoPlace(t *testing.T) {
+	t.Parallel()
+	b := engine.NewBudget(128 << 20)
+	w := newWorld(t, func(c *Config) { c.Budget, c.MaxProjects = b, 4 })
+	w.runner.large.Store(true)                               // the code fits, the store beside it does not
+	hold := b.Limit() - b.Used() - w.runner.Largest() - 1000 // memory is in use by calls just now
+	if !b.Reserve(hold) {
+		t.Fatal("the budget is not as large as this test needs")
+	}
+	refused := 0
+	for i := range 4 {
+		name := fmt.Sprint("q", i)
+		if _, err := w.client(name, "v1").Deploy(t.Context(), w.owner, name, []byte("v1"), 1); err != nil {
+			refused++
+		}
+	}
+	b.Release(hold)
+	if refused != 4 {
+		t.Fatalf("%d of 4 deployments refused", refused)
+	}
+	if n, _ := w.host.disk.totals(); n != 0 {
+		t.Errorf("%d projects are left of refused deployments", n)
+	}
+	if _, err := w.client("honest", "v1").Deploy(t.Context(), w.owner, "honest", []byte("v1"), 1); err != nil {
+		t.Errorf("an honest owner: %v", err)
 	}
 }

@@ -51,6 +51,7 @@ type fakeRunner struct {
 	fail     atomic.Bool            // nothing loads
 	failOnly atomic.Pointer[string] // this code does not load
 	parallel int                    // Concurrency
+	large    atomic.Bool            // programs keep as much as Largest
 	inside   chan struct{}          // "wait" says on it that it runs
 	resume   chan struct{}          // and goes on when this gives
 }
@@ -86,7 +87,12 @@ func (r *fakeRunner) Concurrency() int {
 func (r *fakeRunner) Largest() int64            { return 1 << 20 }
 func (r *fakeRunner) Trim(context.Context) bool { return false }
 
-func (p fakeProgram) Size() int64           { return 1 << 10 }
+func (p fakeProgram) Size() int64 {
+	if p.r.large.Load() {
+		return p.r.Largest()
+	}
+	return 1 << 10
+}
 func (p fakeProgram) Exports() []string     { return nil }
 func (p fakeProgram) Close(context.Context) { p.r.open.Add(-1) }
 

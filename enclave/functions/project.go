@@ -191,6 +191,7 @@ func (p *project) open(ctx context.Context, deploy bool) error {
 	}
 	bytes := h.estimate(h.disk.size(p.id))
 	if err := h.reserve(ctx, bytes); err != nil {
+		files.abandon()
 		return err
 	}
 	files.begin()

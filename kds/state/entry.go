@@ -87,7 +87,8 @@ type CollateralMeta struct {
 	QEIdentityIssue  int64    // Unix seconds
 	RootCRLNumber    []byte   // big endian without leading zeros, at most 20 bytes (RFC 5280)
 	PCKCRLNumber     []byte   // likewise
-	PCKCRLIssue      int64    // Unix seconds; the root's list is rare and does not count as old
+	PCKCRLIssue      int64    // Unix seconds
+	RootCRLIssue     int64    // Unix seconds; this list is rare and does not count as old
 	LatestIssue      int64    // Unix seconds: the latest signed time in the set, which moves the time floor
 	CollateralSHA256 [32]byte // attest.CollateralClaims.Hash
 }
@@ -224,7 +225,7 @@ func (e *PutCollateral) check() error {
 		return fmt.Errorf("%w: bundle of %d bytes, limit %d", ErrEntry, len(e.Bundle), api.MaxCollateral)
 	case !crlNumber(m.RootCRLNumber) || !crlNumber(m.PCKCRLNumber):
 		return fmt.Errorf("%w: CRL number", ErrEntry)
-	case m.Oldest() <= 0 || m.LatestIssue < max(m.TCBInfoIssue, m.QEIdentityIssue, m.PCKCRLIssue):
+	case m.Oldest() <= 0 || m.LatestIssue < max(m.TCBInfoIssue, m.QEIdentityIssue, m.PCKCRLIssue, m.RootCRLIssue) || m.RootCRLIssue <= 0:
 		return fmt.Errorf("%w: issue times", ErrEntry)
 	case m.LatestIssue > maxUnix:
 		return fmt.Errorf("%w: a time beyond the year 9999", ErrEntry)

@@ -309,12 +309,14 @@ func (d *data) put(e *PutCollateral) (any, error) {
 }
 
 // Newer reports whether m may replace old: evaluation numbers, issue dates
-// and CRL numbers do not fall and one of them rises.
+// and CRL numbers do not fall and one of them rises. The dates of the lists
+// carry the order: Intel has numbered all of its lists 1.
 func (m CollateralMeta) Newer(old CollateralMeta) bool {
 	order := []int{
 		cmp.Compare(m.TCBEvaluation, old.TCBEvaluation), cmp.Compare(m.QEEvaluation, old.QEEvaluation),
 		cmp.Compare(m.TCBInfoIssue, old.TCBInfoIssue), cmp.Compare(m.QEIdentityIssue, old.QEIdentityIssue),
 		compareNumbers(m.RootCRLNumber, old.RootCRLNumber), compareNumbers(m.PCKCRLNumber, old.PCKCRLNumber),
+		cmp.Compare(m.RootCRLIssue, old.RootCRLIssue), cmp.Compare(m.PCKCRLIssue, old.PCKCRLIssue),
 	}
 	return slices.Min(order) >= 0 && slices.Max(order) > 0
 }

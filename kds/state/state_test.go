@@ -42,7 +42,7 @@ func admit() *Admit {
 
 func put(step uint64) *PutCollateral {
 	return &PutCollateral{Epoch: 1, Key: key, Bundle: fmt.Appendf(nil, "bundle %d", step), Meta: CollateralMeta{
-		TCBEvaluation: step, QEEvaluation: 1, TCBInfoIssue: 1000 + int64(step), QEIdentityIssue: 1000, PCKCRLIssue: 1000,
+		TCBEvaluation: step, QEEvaluation: 1, TCBInfoIssue: 1000 + int64(step), QEIdentityIssue: 1000, PCKCRLIssue: 1000, RootCRLIssue: 1000,
 		RootCRLNumber: []byte{1}, PCKCRLNumber: []byte{1}, LatestIssue: 1000 + int64(step), CollateralSHA256: [32]byte{byte(step), 1}}}
 }
 
