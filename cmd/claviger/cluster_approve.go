@@ -30,6 +30,7 @@ const (
 
 type approveFlags struct {
 	statement, out string
+	clusterID      string // what the operator has read
 	keys, with     []string
 	trust          trustFlags
 }
@@ -45,17 +46,18 @@ under the root of trust (Intel's unless --root names another), be over exactly t
 Without --key nothing is signed: read first. What a signature approves cannot be changed later, so compare every constraint
 with the measurements of a build that you trust, and the operators' keys with those that the operators told you.
 
-With --key the signature is added to those in the files of --with, and all are written to --out. Once they reach the threshold,
+With --key and the --cluster-id of what you have read, so that nobody swaps the file in between, the signature is added to those in the files of --with, and all are written to --out. Once they reach the threshold,
 the default is ` + node.ApprovalsFile + ` beside the statement, which is where the node waits for it. Below the threshold, name
 another file and hand it to the next operator.`,
 		Example: `  claviger cluster approve --statement genesis-statement.json
-  claviger cluster approve --statement genesis-statement.json --key alice.key --out alice.json
-  claviger cluster approve --statement genesis-statement.json --key bob.key --with alice.json`,
+  claviger cluster approve --statement genesis-statement.json --cluster-id 4fe6… --key alice.key --out alice.json
+  claviger cluster approve --statement genesis-statement.json --cluster-id 4fe6… --key bob.key --with alice.json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return f.run(s) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.statement, "statement", "", "`file` that the founding node wrote")
+	flags.StringVar(&f.clusterID, "cluster-id", "", "`id` of the cluster that you read about, as printed without --key; needed to sign")
 	flags.StringArrayVar(&f.keys, "key", nil, "`file` with an operator's secret key")
 	flags.StringArrayVar(&f.with, "with", nil, "`file` with approvals of other operators; may be repeated")
 	flags.StringVar(&f.out, "out", "", "`file` to write the approvals to")
@@ -83,6 +85,9 @@ func (f *approveFlags) run(s *cli.Streams) error {
 	if f.statement == "" {
 		return cli.Usagef("--statement is missing; it lies in data/genesis/%s of the founding node", node.StatementFile)
 	}
+	if len(f.keys) > 0 && f.clusterID == "" {
+		return cli.Usagef("--key goes with --cluster-id: look first, without --key, and name the cluster that you have read about")
+	}
 	t, err := f.trust.open(s)
 	if err != nil {
 		return err
@@ -98,6 +103,9 @@ func (f *approveFlags) run(s *cli.Streams) error {
 	view, m, err := viewGenesis(&st)
 	if err != nil {
 		return fmt.Errorf("%s is not a genesis statement: %w", f.statement, err)
+	}
+	if f.clusterID != "" && f.clusterID != view.ClusterID {
+		return fmt.Errorf("%s is of cluster %s and not of the one you have read about: somebody has put another file here; look again, and ask the other operators", f.statement, view.ClusterID)
 	}
 	now := t.now()
 	view.Evidence = judgeGenesis(&st, m, t, now)
@@ -272,7 +280,7 @@ func (v *genesisView) write(w io.Writer) {
 	case !v.Evidence.OK:
 		fmt.Fprintln(w, "Nothing was signed: this statement must not be.")
 	case v.Approvals == "":
-		fmt.Fprintln(w, "Nothing was signed. If all of this is as you agreed, sign it with --key.")
+		fmt.Fprintln(w, "Nothing was signed. If all of this is as you agreed, sign it with --key and --cluster-id "+v.ClusterID+".")
 	case missing > 0:
 		fmt.Fprintf(w, "Wrote %d of %d approvals to %s. The next operator adds theirs with --with %s.\n", len(v.Approved), v.Threshold, v.Approvals, v.Approvals)
 	default:

@@ -64,7 +64,27 @@ func (c *ceremony) claviger(code int, args ...string) (stdout, stderr string) {
 func (c *ceremony) approve(code int, args ...string) (stdout, stderr string) {
 	c.t.Helper()
 	args = append([]string{"cluster", "approve", "--statement", c.path(node.StatementFile), "--root", c.path("root.pem")}, args...)
+	if slices.Contains(args, "--key") && !slices.Contains(args, "--cluster-id") {
+		args = append(args, "--cluster-id", c.clusterID())
+	}
 	return c.claviger(code, args...)
+}
+
+// clusterID is what an operator reads in the statement; of one that says nothing, nothing.
+func (c *ceremony) clusterID() string {
+	raw, err := os.ReadFile(c.path(node.StatementFile))
+	if err != nil {
+		return "none"
+	}
+	var st node.Statement
+	if json.Unmarshal(raw, &st) != nil {
+		return "none"
+	}
+	id, err := st.ClusterID()
+	if err != nil {
+		return "none"
+	}
+	return id.String()
 }
 
 func (c *ceremony) operators() api.Operators {
@@ -272,7 +292,15 @@ func TestClusterApproveFiles(t *testing.T) {
 	c := newCeremony(t)
 	st := c.statement(simworld.NodeImage, nil)
 
-	_, errs := c.claviger(1, "cluster", "approve", "--statement", c.path(node.StatementFile), "--key", c.path("op0.key"))
+	// The host swaps the file after the operator has read it.
+	_, errs := c.approve(1, "--key", c.path("op0.key"), "--cluster-id", strings.Repeat("ab", 32), "--out", c.path("x.json"))
+	c.wants(errs, "not of the one you have read about")
+	if _, err := os.Stat(c.path("x.json")); err == nil {
+		t.Error("it was signed all the same")
+	}
+	_, errs = c.claviger(2, "cluster", "approve", "--statement", c.path(node.StatementFile), "--root", c.path("root.pem"), "--key", c.path("op0.key"))
+	c.wants(errs, "--cluster-id")
+	_, errs = c.claviger(1, "cluster", "approve", "--statement", c.path(node.StatementFile), "--key", c.path("op0.key"), "--cluster-id", c.clusterID())
 	c.wants(errs, "another root of trust") // Intel's is the default
 	c.claviger(0, "cluster", "operator-key", "--out", c.path("stranger.key"))
 	_, errs = c.approve(1, "--key", c.path("stranger.key"), "--out", c.path("x.json"))
