@@ -36,6 +36,9 @@ func (s *Store) SafeRead(ctx context.Context) error {
 		return err
 	}
 	r := s.reads.join()
+	if r == nil {
+		return s.translate(raft.ErrRaftShutdown)
+	}
 	select {
 	case <-r.done:
 	case <-ctx.Done():
@@ -76,8 +79,17 @@ type reads struct {
 	mu        sync.Mutex
 	gathering *round // readers of the next round; nil when nobody waits
 	running   bool
+	closed    bool // no round begins any more
 	rounds    uint64
 	work      sync.WaitGroup
+}
+
+// close lets no further round begin and waits for the one under way.
+func (b *reads) close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.work.Wait()
 }
 
 type round struct {
@@ -86,10 +98,13 @@ type round struct {
 	err   error  // as index
 }
 
-// join returns the round that begins after this call.
+// join returns the round that begins after this call, nil after close.
 func (b *reads) join() *round {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.closed {
+		return nil
+	}
 	if b.gathering == nil {
 		b.gathering = &round{done: make(chan struct{})}
 	}

@@ -213,7 +213,7 @@ func (s *Store) Shutdown() error {
 	s.stopOnce.Do(func() {
 		s.trans.Close() // first: raft waits for its requests in flight
 		s.raft.Shutdown().Error()
-		s.reads.work.Wait()
+		s.reads.close()
 		if s.Err() == nil { // a store that failed by itself goes on saying so
 			s.metrics.unregister()
 		}
