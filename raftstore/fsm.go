@@ -1,7 +1,6 @@
 package raftstore
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,8 +19,6 @@ type Machine interface {
 	Restore(io.Reader) error
 }
 
-var snapshotMagic = [8]byte{'c', 'l', 'v', 's', 'n', 'a', 'p', '1'}
-
 // fsm adapts a Machine to raft. A panicking entry halts it: nothing more is
 // applied or served, but the process, and the secrets it holds, live on.
 type fsm struct {
@@ -34,27 +31,29 @@ type fsm struct {
 	haltedCh chan struct{} // closed when the machine has halted
 }
 
-// progress is the index of the last entry or configuration applied.
+// progress is the index of the last entry or configuration applied, and the
+// running hash of the commands up to it.
 type progress struct {
 	mu      sync.Mutex
 	applied uint64
+	chain   [32]byte
 	changed chan struct{} // closed at the next change; nil while nobody looks
 }
 
-func (p *progress) set(index uint64) {
+func (p *progress) set(index uint64, chain [32]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.applied = index
+	p.applied, p.chain = index, chain
 	if p.changed != nil {
 		close(p.changed)
 		p.changed = nil
 	}
 }
 
-func (p *progress) get() uint64 {
+func (p *progress) get() (index uint64, chain [32]byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.applied
+	return p.applied, p.chain
 }
 
 // look returns the index and a channel that is closed when it changes.
@@ -123,7 +122,8 @@ func (f *fsm) Apply(l *raft.Log) (result any) {
 	if f.stopped(l.Index) {
 		return ErrHalted
 	}
-	f.progress.set(l.Index)
+	_, chain := f.progress.get() // nobody else sets it
+	f.progress.set(l.Index, ExtendChain(chain, l.Index, l.Term, l.Data))
 	return result
 }
 
@@ -131,11 +131,13 @@ func (f *fsm) Apply(l *raft.Log) (result any) {
 func (f *fsm) StoreConfiguration(index uint64, c raft.Configuration) {
 	f.members.update(index, c)
 	if !f.isHalted() {
-		f.progress.set(index)
+		_, chain := f.progress.get()
+		f.progress.set(index, chain)
 	}
 }
 
-// Snapshot captures the machine; what is written carries the applied index.
+// Snapshot captures the machine; what is written carries the applied
+// index and the running hash.
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if f.isHalted() {
 		return nil, ErrHalted
@@ -144,39 +146,40 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fsmSnapshot{applied: f.progress.get(), state: w}, nil
+	applied, chain := f.progress.get()
+	return &fsmSnapshot{applied: applied, chain: chain, state: w}, nil
 }
 
 // Restore replaces the machine's state.
 func (f *fsm) Restore(rc io.ReadCloser) error {
 	defer rc.Close()
-	var head [16]byte
+	var head [SnapshotHeaderSize]byte
 	if _, err := io.ReadFull(rc, head[:]); err != nil {
 		return fmt.Errorf("raftstore: snapshot header: %w", err)
 	}
-	if [8]byte(head[:8]) != snapshotMagic {
-		return fmt.Errorf("%w: the snapshot is of another format", ErrPeer)
+	applied, chain, err := ParseSnapshotHeader(head[:])
+	if err != nil {
+		return err
 	}
 	if err := f.machine.Restore(rc); err != nil {
 		return fmt.Errorf("raftstore: restoring the machine: %w", err)
 	}
-	applied := binary.BigEndian.Uint64(head[8:])
 	if f.stopped(applied) {
 		return ErrHalted
 	}
-	f.progress.set(applied)
+	f.progress.set(applied, chain)
 	return nil
 }
 
 type fsmSnapshot struct {
 	applied uint64
+	chain   [32]byte
 	state   io.WriterTo
 }
 
 // Persist writes the state to the sink and closes it, or cancels it.
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	head := binary.BigEndian.AppendUint64(snapshotMagic[:8:8], s.applied)
-	_, err := sink.Write(head)
+	_, err := sink.Write(snapshotHeader(s.applied, s.chain))
 	if err == nil {
 		_, err = s.state.WriteTo(sink)
 	}

@@ -130,7 +130,10 @@ func (s *Store) LeaderChanges() <-chan bool { return s.raft.LeaderCh() }
 // AppliedIndex is the index of the last entry or configuration the machine has
 // applied here. Barriers and raft's own entries do not count, and neither does
 // the entry that halted the machine.
-func (s *Store) AppliedIndex() uint64 { return s.fsm.progress.get() }
+func (s *Store) AppliedIndex() uint64 {
+	index, _ := s.fsm.progress.get()
+	return index
+}
 
 // CommitIndex is the highest index known here to be committed.
 func (s *Store) CommitIndex() uint64 { return s.raft.CommitIndex() }
