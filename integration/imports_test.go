@@ -81,7 +81,7 @@ var house = map[string]rule{
 	"cmd/internal/daemon":      {may: []string{"*", "cmd/internal/cli", "cmd/internal/config"}},
 	"cmd/internal/kdsd":        {may: []string{"*", "cmd/internal/cli", "cmd/internal/clusterfile", "cmd/internal/daemon"}},
 	"cmd/internal/fnd":         {may: []string{"*", "cmd/internal/cli", "cmd/internal/clusterfile", "cmd/internal/daemon"}},
-	"cmd/internal/simworld":    {may: []string{"*"}, sim: true},
+	"cmd/internal/simworld":    {may: []string{"*", "cmd/internal/cli"}, sim: true},
 	"cmd/internal/story":       {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
 
 	"cmd/claviger":          {may: append([]string{"*", "cmd/internal/simworld", "cmd/internal/story"}, shared...), sim: true},

@@ -80,7 +80,7 @@ func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error
 	if err != nil {
 		return err
 	}
-	p := kdsd.Platform{TEE: tee, Root: place.World.Root(), Collateral: place.World.Collateral}
+	p := kdsd.Platform{TEE: tee, Root: place.World.Root(), Collateral: place.World.Collateral, Clock: place.Clock}
 	if genesis && c.Genesis != nil { // without the section kdsd refuses, and says so
 		if p.Approve, err = approver(c, place.World.Root(), log); err != nil {
 			return &cli.UsageError{Err: err}

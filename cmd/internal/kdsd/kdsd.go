@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/cmd/internal/cli"
@@ -25,6 +26,8 @@ type Platform struct {
 	Collateral func(ctx context.Context, quote []byte) (*attest.Collateral, error)
 	// Approve gets the operators' signatures for a genesis.
 	Approve func(ctx context.Context, s *node.Statement) ([]node.Approval, error)
+	// Clock is the host's clock; nil means time.Now.
+	Clock func() time.Time
 	// Pinned is the cluster id in the measured binary. If it is set, the cluster file must agree.
 	Pinned api.ID
 }
@@ -36,7 +39,7 @@ func Run(ctx context.Context, c *Config, p Platform, genesis bool, log *slog.Log
 		TEE: p.TEE, Root: p.Root, Collateral: p.Collateral, Slot: c.Slot, Join: c.Join,
 		PeerListen: c.Listen.Peer, APIListen: c.Listen.API, AdminListen: c.Listen.Admin,
 		PeerAdvertise: c.Advertise.Peer, APIAdvertise: c.Advertise.API,
-		DataDir: c.Data, Archive: c.Archives[c.Archive], Logger: log,
+		DataDir: c.Data, Archive: c.Archives[c.Archive], Clock: p.Clock, Logger: log,
 	}
 	var err error
 	if genesis {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/enclave"
 	"github.com/claviger/claviger/enclave/sim"
 	"github.com/claviger/claviger/raftstore"
@@ -23,6 +25,9 @@ type Config struct {
 	Machine string `yaml:"machine"`
 	// OutOfDateTCB gives the machine a platform that has missed updates, to see it refused.
 	OutOfDateTCB bool `yaml:"out_of_date_tcb"`
+	// Clock is a file with the offset of this host's clock in seconds, such as -86400, read anew whenever the time is asked for:
+	// to see what a host that sets its clock can do. Empty, or a file that is missing or holds no number: the system's clock.
+	Clock string `yaml:"clock"`
 }
 
 // ErrConfig says that the sim section cannot place a process; the text says which key and what to write.
@@ -39,6 +44,8 @@ var (
 type Place struct {
 	World   *sim.World
 	Machine *sim.Machine
+	// Clock is the host's clock. The simulated Intel keeps its own time, as Intel does.
+	Clock func() time.Time
 }
 
 // Open opens the world file, relative to dir, and the machine.
@@ -54,7 +61,14 @@ func (c *Config) Open(dir string) (*Place, error) {
 	if err != nil {
 		return nil, err
 	}
-	return At(world, c.Machine, c.OutOfDateTCB)
+	place, err := At(world, c.Machine, c.OutOfDateTCB)
+	if err != nil {
+		return nil, err
+	}
+	if c.Clock != "" {
+		place.Clock = hostClock(cli.Below(dir, c.Clock))
+	}
+	return place, nil
 }
 
 // At returns a place on a machine of a world that is already open.
@@ -67,7 +81,7 @@ func At(world *sim.World, machine string, outOfDate bool) (*Place, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Place{World: world, Machine: m}, nil
+	return &Place{World: world, Machine: m, Clock: time.Now}, nil
 }
 
 // Attest returns a producer of channel evidence for a simulated enclave: its quote, and the collateral for it as the
