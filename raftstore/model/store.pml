@@ -79,6 +79,9 @@ byte ldr;
 #ifdef READS
 byte rd = NS, rterm, rg0, ridx, racks;
 bit rdone, rstarted;
+#ifdef FOLLOWER_READS
+bit rasked;
+#endif
 #endif
 
 #ifdef DISK
@@ -614,9 +617,18 @@ inline rollback()
 #else
 #define READABLE(l) (commit[l] > 0)	/* rule: the leader has committed in its term */
 #endif
-#ifdef M_READ_BY_OLD_ACKS
-#define READ_BEGINS skip
+#ifdef FOLLOWER_READS
+#define READ_BEGINS rstarted = 1; ridx = commit[l]
+#ifdef M_READ_JOINS_ROUND
+#define ASKED true
 #else
+#define ASKED rasked	/* rule: a round answers those only who asked before it began */
+#endif
+#elif defined(M_READ_BY_OLD_ACKS)
+#define READ_BEGINS skip
+#define ASKED true
+#else
+#define ASKED true
 #define READ_BEGINS rstarted = 1; rg0 = glen; ridx = commit[l]	/* rule: acks to messages sent after the read began */
 #endif
 
@@ -775,6 +787,10 @@ active proctype world()
 	   }
 #endif
 
+#ifdef FOLLOWER_READS
+	/* a client asks a follower, which asks the leader for an index; the question may take any time to arrive */
+	:: d_step { !rasked -> rasked = 1; rg0 = glen }
+#endif
 #ifdef READS
 	/* a linearizable read at leader l */
 	:: atomic {
@@ -785,7 +801,7 @@ active proctype world()
 		od;
 		d_step {
 			if
-			:: rd == NS && lead[l] && READABLE(l) -> rd = l; rterm = term[l]; racks = BIT(l); READ_BEGINS
+			:: rd == NS && lead[l] && READABLE(l) && ASKED -> rd = l; rterm = term[l]; racks = BIT(l); READ_BEGINS
 			:: else
 			fi;
 			l = 0
@@ -810,6 +826,9 @@ active proctype world()
 	:: d_step { rd < NS && !rstarted -> rstarted = 1; rg0 = glen; ridx = commit[rd] }
 #endif
 	:: d_step {
+#ifdef FOLLOWER_READS
+		rasked &&
+#endif
 		rd < NS && rstarted && !rdone && lead[rd] && term[rd] == rterm && POP(racks & READERS(rd)) >= POP(V[rd]) / 2 + 1 ->
 		rdone = 1;
 		if
