@@ -169,6 +169,7 @@ type testNet struct {
 	conns    map[net.Conn][2]ServerID
 	timeouts map[string]Timeouts // by name; the default where there is none
 	machines map[string]Machine  // by name; a listMachine where there is none
+	archives map[string]Archive  // by name; a memArchive where there is none
 	drop     func(from, to ServerID, request []byte) bool
 	held     map[ServerID]chan struct{} // replies on connections dialled by it wait until the channel is closed
 }
@@ -277,7 +278,7 @@ func (n *testNet) heal(id ServerID) {
 
 func newTestNet() *testNet {
 	return &testNet{nodes: map[ServerID]*testNode{}, down: map[ServerID]bool{}, conns: map[net.Conn][2]ServerID{},
-		timeouts: map[string]Timeouts{}, machines: map[string]Machine{}, held: map[ServerID]chan struct{}{}}
+		timeouts: map[string]Timeouts{}, machines: map[string]Machine{}, archives: map[string]Archive{}, held: map[ServerID]chan struct{}{}}
 }
 
 func testLogger() *slog.Logger {
@@ -298,8 +299,12 @@ func (n *testNet) start(t *testing.T, name string) *testNode {
 	if m := n.machines[name]; m != nil {
 		machine = m
 	}
+	var archive Archive = node.archive
+	if a := n.archives[name]; a != nil {
+		archive = a
+	}
 	node.Store, err = Open(Config{ID: node.id, Address: node.addr, ClusterID: [32]byte{1}, Epoch: 1,
-		Machine: machine, Timeouts: n.timeouts[name], Dialer: testDialer{n, node.id}, Archive: node.archive, ArchiveKey: key, Logger: testLogger()})
+		Machine: machine, Timeouts: n.timeouts[name], Dialer: testDialer{n, node.id}, Archive: archive, ArchiveKey: key, Logger: testLogger()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/fxamacker/cbor/v2"
 	"golang.org/x/crypto/chacha20poly1305"
@@ -148,7 +147,7 @@ type Record struct {
 // journal writes records through to the archive. The first failure is final:
 // it trips the fence and every later call fails.
 type journal struct {
-	mu      sync.Mutex // guards all below; held across archive calls to keep the chain's order
+	mu      diskLock // guards all below; held across archive calls to keep the chain's order
 	seal    *sealer
 	archive Archive
 	fence   *fence

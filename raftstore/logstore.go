@@ -11,8 +11,9 @@ import (
 // never touch the archive. Indexes are dense: a gap is refused.
 type logStore struct {
 	journal *journal
-	mu      sync.RWMutex
-	first   uint64 // index of entries[0] when there is one
+	writing diskLock     // one change at a time, held while the archive is written; readers do not wait for it
+	mu      sync.RWMutex // guards all below, which changes under writing and mu only
+	first   uint64       // index of entries[0] when there is one
 	entries []raft.Log
 	term    uint64 // of the entry stored last
 	begin   uint64 // index of the first entry stored in a row with that term
@@ -69,8 +70,8 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	next := s.last() + 1
 	if len(s.entries) == 0 {
 		next = logs[0].Index
@@ -85,6 +86,8 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if err := s.journal.write(recs...); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.entries) == 0 {
 		s.first = logs[0].Index
 	}
@@ -101,7 +104,7 @@ func logRecord(l *raft.Log) Record {
 	return Record{Kind: RecordLog, Index: l.Index, Term: l.Term, Type: uint8(l.Type), Data: l.Data}
 }
 
-// recordsAfter is the log behind index as the archive writes it; it needs mu.
+// recordsAfter is the log behind index as the archive writes it; it needs writing.
 func (s *logStore) recordsAfter(index uint64) []Record {
 	var recs []Record
 	for i := range s.entries {
@@ -140,8 +143,8 @@ func (s *logStore) lastApplicable(index uint64) uint64 {
 // DeleteRange drops entries from one end of the log: the front when raft
 // compacts it, the back when a new leader overwrites it.
 func (s *logStore) DeleteRange(lo, hi uint64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if len(s.entries) == 0 || lo > hi {
 		return nil
 	}
@@ -156,6 +159,8 @@ func (s *logStore) DeleteRange(lo, hi uint64) error {
 	if err := s.journal.write(Record{Kind: RecordDelete, Index: lo, End: hi}); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if lo == s.first {
 		// A copy, so that the dropped front can be collected.
 		s.entries = append([]raft.Log(nil), s.entries[hi-s.first+1:]...)

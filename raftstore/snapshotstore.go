@@ -23,7 +23,7 @@ type snapshotStore struct {
 	stable  *stableStore
 	warn    func(msg string, attrs ...any)
 
-	publishing sync.Mutex // one snapshot goes to the archive at a time
+	publishing diskLock // one snapshot goes to the archive at a time
 	mu         sync.Mutex
 	meta       *raft.SnapshotMeta
 	data       []byte
@@ -108,8 +108,8 @@ func (s *snapshotStore) newest() uint64 {
 func (s *snapshotStore) checkpoint(index uint64) error {
 	s.stable.mu.Lock()
 	defer s.stable.mu.Unlock()
-	s.logs.mu.Lock()
-	defer s.logs.mu.Unlock()
+	s.logs.writing.Lock()
+	defer s.logs.writing.Unlock()
 	return s.journal.checkpoint(append(s.stable.records(), s.logs.recordsAfter(index)...)...)
 }
 

@@ -3,7 +3,6 @@ package raftstore
 import (
 	"bytes"
 	"fmt"
-	"sync"
 
 	"github.com/hashicorp/raft"
 )
@@ -22,7 +21,7 @@ const (
 type stableStore struct {
 	journal *journal
 	fence   *fence
-	mu      sync.Mutex
+	mu      diskLock // held while the archive is written
 	term    uint64
 	vote    uint64 // the term of the last vote
 	cand    []byte // whom it went to; nil while the vote of that term is still free

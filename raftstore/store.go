@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -73,7 +73,7 @@ type Store struct {
 
 	stateChanged chan raft.Observation // a token after every change of raft's state; for the rounds of reads
 
-	stopOnce sync.Once
+	stopping atomic.Bool // who sets it stops the store; the others wait for stopped
 	stopErr  error
 	stopped  chan struct{}
 }
@@ -210,7 +210,7 @@ func (s *Store) Halted() bool { return s.fsm.isHalted() }
 // Shutdown stops the server at once, without handing over leadership (see
 // TransferLeadership), and closes the archive. It returns the archive's error.
 func (s *Store) Shutdown() error {
-	s.stopOnce.Do(func() {
+	if s.stopping.CompareAndSwap(false, true) {
 		s.trans.Close() // first: raft waits for its requests in flight
 		s.raft.Shutdown().Error()
 		s.reads.close()
@@ -219,7 +219,7 @@ func (s *Store) Shutdown() error {
 		}
 		s.stopErr = s.journal.close()
 		close(s.stopped)
-	})
+	}
 	<-s.stopped
 	return s.stopErr
 }
