@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -9,11 +10,11 @@ import (
 // slowArchive takes its time over every Sync.
 type slowArchive struct {
 	memArchive
-	pause time.Duration
+	pause atomic.Int64 // nanoseconds
 }
 
 func (a *slowArchive) Sync() error {
-	time.Sleep(a.pause)
+	time.Sleep(time.Duration(a.pause.Load()))
 	return a.memArchive.Sync()
 }
 
@@ -24,13 +25,14 @@ func TestReadersOfTheLogDoNotWaitForTheDisk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		net := newTestNet()
-		disk := &slowArchive{pause: 3 * time.Second}
+		disk := &slowArchive{}
 		net.archives["a"] = disk
 		a := net.start(t, "a")
 		if err := a.Genesis(); err != nil {
 			t.Fatal(err)
 		}
 		eventually(t, "leads", a.IsLeader)
+		disk.pause.Store(int64(3 * time.Second))
 		go a.Propose(t.Context(), []byte("x"))
 		go a.Compact(t.Context())
 		synctest.Wait()

@@ -82,6 +82,11 @@ type Store struct {
 // nothing until Genesis, or until a leader adds it. On error the archive is
 // left open for the caller.
 func Open(cfg Config) (*Store, error) {
+	return open(cfg, func(t *transport) raft.Transport { return t })
+}
+
+// open lets a test put something between raft and the transport; nothing else does.
+func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
@@ -102,7 +107,7 @@ func Open(cfg Config) (*Store, error) {
 	s.reads.prove = s.proveLeadership
 	s.stable = &stableStore{journal: s.journal, fence: s.fence}
 	snaps := &snapshotStore{journal: s.journal, members: s.trans.members, logs: s.logs, stable: s.stable, warn: log.Warn}
-	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, snaps, s.trans)
+	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, snaps, between(s.trans))
 	if err != nil {
 		s.trans.Close()
 		return nil, fmt.Errorf("raftstore: starting raft: %w", err)
