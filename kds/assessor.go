@@ -86,6 +86,12 @@ func (a *Assessment) Now() time.Time { return a.now }
 // Replicate has succeeded, if a newer set decided.
 func (a *Assessment) Collateral() (key state.CollateralKey, version uint64) { return a.key, a.version }
 
+// Measurement is MRENCLAVE (32 bytes) or MRTD (48 bytes).
+func (a *Assessment) Measurement() []byte { return measurement(a.verified.Claims()) }
+
+// TCBStatus is the platform's, as Intel spells it.
+func (a *Assessment) TCBStatus() string { return string(a.verified.Claims().TCB.Status) }
+
 // Now is the later of the local clock and the latest signed time that the
 // cluster has seen.
 func (s *Assessor) Now() time.Time { return s.instant(s.Machine.View()) }

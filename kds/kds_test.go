@@ -256,7 +256,8 @@ func TestNotLeaderNamesTheLeader(t *testing.T) {
 	w := newWorld(t)
 	leader := api.ID{7}
 	w.release(w.evidence(w.platform("one", ""), app()), request()) // replicates the collateral
-	admitted := &state.Admit{Epoch: 1, NodePolicy: 1, CollateralKey: platformKey, CollateralVersion: 1, Slot: "b", Incarnation: 1, ServerID: leader, PlatformID: [32]byte{1}, RaftAddr: "b:1", APIAddr: "b:2"}
+	admitted := &state.Admit{Epoch: 1, NodePolicy: 1, CollateralKey: platformKey, CollateralVersion: 1, Slot: "b", Incarnation: 1, ServerID: leader, PlatformID: [32]byte{1}, RaftAddr: "b:1", APIAddr: "b:2",
+		Level: state.Level, TEE: "sgx", Measurement: make([]byte, 32), TCBStatus: "UpToDate"}
 	if _, err := propose[state.Admitted](t.Context(), w.replica, admitted); err != nil {
 		t.Fatal(err)
 	}

@@ -108,11 +108,11 @@ func newWorld(t testing.TB) *world {
 	operator := ed25519.NewKeyFromSeed(make([]byte, 32)).Public().(ed25519.PublicKey)
 	manifest := api.Manifest{
 		Version: 1, Name: "test", Root: api.RootOfTrust{ID: w.pki.Root().ID(), Simulated: true}, NodePolicy: []string{nodePolicy},
-		Operators: api.Operators{Threshold: 1, Keys: [][]byte{operator}}, Nonce: [32]byte{1},
+		Operators: api.Operators{Threshold: 1, Keys: [][]byte{operator}}, Nonce: [32]byte{1}, OpenSlots: api.MaxOpenSlots,
 	}
 	raw := must[[]byte](t)(manifest.Marshal())
 	founded := must[state.Founded](t)(propose[state.Founded](t.Context(), w.replica, &state.Genesis{
-		Level: 1, Manifest: raw, IdentityKey: w.secrets.Identity().Public(), Epoch: 1, Generation: 1}))
+		Level: state.Level, Manifest: raw, IdentityKey: w.secrets.Identity().Public(), Epoch: 1, Generation: 1}))
 	w.id = founded.ClusterID
 	return w
 }

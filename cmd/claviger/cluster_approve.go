@@ -73,7 +73,8 @@ type genesisView struct {
 	Simulated    bool     `json:"simulated"`
 	NodePolicy   []string `json:"node_policy"`
 	Threshold    uint64   `json:"threshold"`
-	Operators    []string `json:"operators"` // public keys, hex
+	Operators    []string `json:"operators"`  // public keys, hex
+	OpenSlots    uint64   `json:"open_slots"` // machines that join without a ticket
 	IdentityKey  string   `json:"identity_key"`
 	ManifestHash string   `json:"manifest_sha256"`
 	Evidence     *verdict `json:"evidence"`
@@ -132,7 +133,7 @@ func viewGenesis(st *node.Statement) (*genesisView, *api.Manifest, error) {
 	hash := sha256.Sum256(st.Manifest)
 	v := &genesisView{
 		ClusterID: id.String(), Name: m.Name, RootID: hex.EncodeToString(m.Root.ID[:]), Simulated: m.Root.Simulated, NodePolicy: m.NodePolicy,
-		Threshold: m.Operators.Threshold, IdentityKey: hex.EncodeToString(st.IdentityKey), ManifestHash: hex.EncodeToString(hash[:]),
+		Threshold: m.Operators.Threshold, IdentityKey: hex.EncodeToString(st.IdentityKey), ManifestHash: hex.EncodeToString(hash[:]), OpenSlots: m.OpenSlots,
 	}
 	for _, k := range m.Operators.Keys {
 		v.Operators = append(v.Operators, hex.EncodeToString(k))
@@ -267,6 +268,7 @@ func (v *genesisView) write(w io.Writer) {
 	for _, key := range v.Operators {
 		table.add("", "%s", key)
 	}
+	table.add("open slots", "%d machines may join without a ticket of the operators", v.OpenSlots)
 	table.add("identity key", "%s", v.IdentityKey)
 	table.add("manifest", "SHA-256 %s", v.ManifestHash)
 	fmt.Fprintln(w)

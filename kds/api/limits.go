@@ -15,16 +15,21 @@ const (
 	MaxAttestBody = 256 << 10 // JSON body of an attest request: quote and bundle in base64, and a constraint
 	MaxReplyBody  = 512 << 10 // JSON body of any reply a client reads
 
-	MaxManifest   = 64 << 10  // bytes of an encoded genesis manifest
-	MaxStatement  = 80 << 10  // bytes of an encoded node statement: a manifest, a key, a membership
-	MaxNodePolicy = 64        // constraints in a manifest
-	MaxOperators  = 64        // operator keys in a manifest
-	MaxSlot       = 32        // bytes of a slot name
-	MaxAddress    = 256       // bytes of a network address
-	MaxMembers    = 64        // members of a cluster
-	MaxProof      = 64        // hashes of an inclusion proof
-	MaxRecord     = 16 << 10  // bytes of an encoded release record
-	maxLabelName  = 64        // bytes of a cluster's display name
-	maxJSONDepth  = 32        // nesting of a JSON body
-	maxTreeSize   = 1<<63 - 1 // leaves; the arithmetic of the log is signed
+	MaxManifest    = 64 << 10  // bytes of an encoded genesis manifest
+	MaxStatement   = 80 << 10  // bytes of an encoded node statement: a manifest, a key, a membership
+	MaxNodePolicy  = 64        // constraints in a manifest
+	MaxOperators   = 64        // operator keys in a manifest
+	MaxSlot        = 32        // bytes of a slot name
+	MaxAddress     = 256       // bytes of a network address
+	MaxMembers     = 64        // members of a cluster
+	MaxProof       = 64        // hashes of an inclusion proof
+	MaxRecord      = 16 << 10  // bytes of an encoded release record
+	MaxOpenSlots   = 9         // slots that a manifest may leave open to any platform
+	MaxAdmin       = 64 << 10  // bytes of an encoded admin statement
+	MaxRecovery    = 16 << 10  // bytes of an encoded recovery statement
+	MaxOldServers  = 128       // servers that a recovery statement names
+	MaxRecoveryKey = 2048      // bytes of the public key that roots are wrapped to
+	maxLabelName   = 64        // bytes of a cluster's display name
+	maxJSONDepth   = 32        // nesting of a JSON body
+	maxTreeSize    = 1<<63 - 1 // leaves; the arithmetic of the log is signed
 )

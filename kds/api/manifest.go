@@ -37,6 +37,7 @@ type Manifest struct {
 	NodePolicy []string // canonical constraints, sorted ascending; a node must satisfy one of them
 	Operators  Operators
 	Nonce      [32]byte
+	OpenSlots  uint64 // slots that any platform may take without a ticket, 0 to MaxOpenSlots; the founder's is not counted
 }
 
 // Check reports the first thing wrong with the manifest. Whether each node
@@ -49,20 +50,36 @@ func (m *Manifest) Check() error {
 		return fmt.Errorf("%w: the name must be 1 to %d visible ASCII bytes", ErrManifest, maxLabelName)
 	case m.Root.ID == [32]byte{}:
 		return fmt.Errorf("%w: no root of trust", ErrManifest)
-	case len(m.NodePolicy) == 0 || len(m.NodePolicy) > MaxNodePolicy:
-		return fmt.Errorf("%w: %d node policy constraints, want 1 to %d", ErrManifest, len(m.NodePolicy), MaxNodePolicy)
 	case m.Nonce == [32]byte{}:
 		return fmt.Errorf("%w: the nonce is zero", ErrManifest)
+	case m.OpenSlots > MaxOpenSlots:
+		return fmt.Errorf("%w: %d open slots, at most %d", ErrManifest, m.OpenSlots, MaxOpenSlots)
 	}
-	for i, c := range m.NodePolicy {
-		if c == "" || len(c) > MaxConstraint {
-			return fmt.Errorf("%w: node policy constraint %d has %d bytes", ErrManifest, i, len(c))
-		}
-		if i > 0 && m.NodePolicy[i-1] >= c {
-			return fmt.Errorf("%w: node policy constraints must be sorted and distinct", ErrManifest)
-		}
+	if err := CheckNodePolicy(m.NodePolicy); err != nil {
+		return fmt.Errorf("%w: %w", ErrManifest, err)
 	}
 	return m.Operators.check()
+}
+
+// ErrNodePolicy says that a list of constraints is no node policy.
+var ErrNodePolicy = errors.New("api: node policy refused")
+
+// CheckNodePolicy reports whether a list has the form of a node policy: 1 to
+// MaxNodePolicy constraints, sorted and distinct. What they say, and whether
+// they are canonical, is checked where constraints are known.
+func CheckNodePolicy(list []string) error {
+	if len(list) == 0 || len(list) > MaxNodePolicy {
+		return fmt.Errorf("%w: %d constraints, want 1 to %d", ErrNodePolicy, len(list), MaxNodePolicy)
+	}
+	for i, c := range list {
+		if c == "" || len(c) > MaxConstraint {
+			return fmt.Errorf("%w: constraint %d has %d bytes, want 1 to %d", ErrNodePolicy, i, len(c), MaxConstraint)
+		}
+		if i > 0 && list[i-1] >= c {
+			return fmt.Errorf("%w: constraints must be sorted and distinct", ErrNodePolicy)
+		}
+	}
+	return nil
 }
 
 func (o *Operators) check() error {

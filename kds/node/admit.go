@@ -273,7 +273,8 @@ func (n *Node) admitEntry(a *kds.Assessment, policyVersion uint64, req joinReque
 	key, version := a.Collateral()
 	return &state.Admit{Epoch: n.membership().Epoch, NodePolicy: policyVersion, CollateralKey: key, CollateralVersion: version,
 		Slot: req.Slot, Incarnation: incarnation, ServerID: id, PlatformID: a.Verified().Claims().Platform.ID(),
-		RaftAddr: req.RaftAddr, APIAddr: req.APIAddr}
+		RaftAddr: req.RaftAddr, APIAddr: req.APIAddr,
+		Level: state.Level, TEE: key.TEE, Measurement: a.Measurement(), TCBStatus: a.TCBStatus()}
 }
 
 // grant sends statement and secrets and waits for the joiner to hold them.

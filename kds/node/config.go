@@ -83,6 +83,7 @@ type Genesis struct {
 	Name       string   // a label for people; see api.Manifest
 	NodePolicy []string // constraints of which a node must satisfy one; SEC:INSECURE is refused
 	Operators  api.Operators
+	OpenSlots  uint64 // slots that any platform may take without a ticket, 0 to api.MaxOpenSlots; the founder's is not counted
 	// Approve is shown the statement with its evidence and returns signatures of
 	// at least the threshold of operators over its Message. It is called before the
 	// node serves anything and may wait for people until ctx ends.

@@ -111,7 +111,7 @@ func (s *site) config(slot string, tee enclave.TEE) Config {
 
 func (s *site) genesis(cfg *Config) {
 	cfg.ClusterID, cfg.Join = api.ID{}, nil
-	cfg.Genesis = &Genesis{Name: "test", NodePolicy: s.policy,
+	cfg.Genesis = &Genesis{Name: "test", NodePolicy: s.policy, OpenSlots: api.MaxOpenSlots,
 		Operators: api.Operators{Threshold: 1, Keys: [][]byte{s.operator.Public().(ed25519.PublicKey)}},
 		Approve:   ApproveWith(s.world.Root(), s.now, s.operator),
 		Founded:   func(p Pins) error { s.pins = p; return nil }}

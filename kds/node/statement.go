@@ -35,10 +35,7 @@ type Statement struct {
 }
 
 // Approval is one operator's signature of Message.
-type Approval struct {
-	Key       []byte `json:"key"`       // ed25519 public key, 32 bytes
-	Signature []byte `json:"signature"` // 64 bytes
-}
+type Approval = api.Approval
 
 // tuple is what quote and signatures cover: (label, manifest hash, identity key).
 func (s *Statement) tuple() ([]byte, error) {
@@ -143,7 +140,7 @@ func ApproveWith(root attest.Root, clock func() time.Time, keys ...ed25519.Priva
 func newManifest(g *Genesis, root attest.Root) ([]byte, error) {
 	m := api.Manifest{Version: api.ManifestVersion, Name: g.Name,
 		Root:      api.RootOfTrust{ID: root.ID(), Simulated: root.Simulated},
-		Operators: api.Operators{Threshold: g.Operators.Threshold, Keys: slices.Clone(g.Operators.Keys)}}
+		Operators: api.Operators{Threshold: g.Operators.Threshold, Keys: slices.Clone(g.Operators.Keys)}, OpenSlots: g.OpenSlots}
 	for _, text := range g.NodePolicy {
 		c, err := policy.ParseConstraint(text)
 		if err != nil {

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 
@@ -9,14 +10,14 @@ import (
 	"github.com/claviger/claviger/kds/api"
 )
 
-// MaxEntry is the largest entry in bytes: a collateral bundle or a manifest
-// of 64 KiB and some fields.
-const MaxEntry = 72 << 10
+// MaxEntry is the largest entry in bytes: a collateral bundle, a manifest or
+// a statement of 64 KiB, the operators' signatures and some fields.
+const MaxEntry = 96 << 10
 
 // Level is the highest feature level of this build. Genesis fixes the level
-// that a cluster starts with; later levels are raised by an entry once all
-// voters know them.
-const Level = 1
+// that a cluster starts with; RaiseLevel raises it once every member's build
+// knows the next. Level 2 has everything after Release.
+const Level = 2
 
 // Errors of decoding an entry. Both halt a machine that meets them.
 var (
@@ -30,12 +31,17 @@ const (
 	kindAdmit         = 2
 	kindPutCollateral = 3
 	kindRelease       = 4
+	kindRaiseLevel    = 5
+	kindOperate       = 6
+	kindRecover       = 7
+	kindRecoverPart   = 8
 )
 
 // Entry is one replicated change. Its implementations are in this package.
 type Entry interface {
 	kind() uint64
-	check() error // bounds that need no state; a failure halts on Apply
+	needs() uint64 // the feature level without which a build cannot read it
+	check() error  // bounds that need no state; a failure halts on Apply
 }
 
 // Genesis founds a cluster; it is the first entry and there is only one.
@@ -46,6 +52,7 @@ type Genesis struct {
 	IdentityKey []byte // ed25519 public key of the cluster
 	Epoch       uint64 // 1 at genesis
 	Generation  uint64 // of the first root, 1 at genesis
+	RecoveryKey []byte // public key that roots are wrapped to, see kds.WrapSecrets; empty where there is no recovery
 }
 
 // Admit gives a slot to one boot of a node. The newest admission of a slot
@@ -67,6 +74,10 @@ type Admit struct {
 	PlatformID        [32]byte // attest.Platform.ID; fixed for a slot by its first admission, and in no other slot
 	RaftAddr          string
 	APIAddr           string
+	Level             uint64 // highest feature level of the boot's build
+	TEE               string // "sgx" or "tdx", as in CollateralKey
+	Measurement       []byte // MRENCLAVE (32 bytes) or MRTD (48 bytes)
+	TCBStatus         string // Intel's spelling
 }
 
 // CollateralKey says what a set of collateral is for.
@@ -115,10 +126,62 @@ type Release struct {
 	Leaf              [32]byte // api.Commitment
 }
 
+// RaiseLevel raises the feature level by one. A build that does not know the
+// level halts, if the entry is acceptable.
+type RaiseLevel struct {
+	_     struct{} `cbor:",toarray"`
+	Epoch uint64
+	Level uint64 // one more than the present
+}
+
+// Operate carries out a statement of the operators, see api.AdminStatement.
+// Their signatures are verified in Apply, by every node.
+type Operate struct {
+	_         struct{} `cbor:",toarray"`
+	Statement []byte   // canonical, at most api.MaxAdmin bytes
+	Approvals []api.Approval
+}
+
+// Recover begins the log of a new epoch, in place of Genesis: RecoverPart
+// entries bring a snapshot of an older epoch of the same cluster.
+type Recover struct {
+	_           struct{} `cbor:",toarray"`
+	Level       uint64   // of the new epoch
+	Manifest    []byte   // canonical, see api.Manifest
+	IdentityKey []byte
+	Statement   []byte // canonical api.RecoveryStatement
+	Approvals   []api.Approval
+	Size        uint64   // of the snapshot in bytes, at most MaxState
+	SHA256      [32]byte // of the snapshot, as in the statement
+}
+
+// RecoverPart is the next piece of the snapshot that Recover announced.
+type RecoverPart struct {
+	_      struct{} `cbor:",toarray"`
+	Offset uint64
+	Data   []byte // 1 to MaxPart bytes
+}
+
+// MaxPart bounds one piece of a snapshot in bytes.
+const MaxPart = 64 << 10
+
 func (*Genesis) kind() uint64       { return kindGenesis }
 func (*Admit) kind() uint64         { return kindAdmit }
 func (*PutCollateral) kind() uint64 { return kindPutCollateral }
 func (*Release) kind() uint64       { return kindRelease }
+func (*RaiseLevel) kind() uint64    { return kindRaiseLevel }
+func (*Operate) kind() uint64       { return kindOperate }
+func (*Recover) kind() uint64       { return kindRecover }
+func (*RecoverPart) kind() uint64   { return kindRecoverPart }
+
+func (e *Genesis) needs() uint64     { return e.Level }
+func (*Admit) needs() uint64         { return 1 }
+func (*PutCollateral) needs() uint64 { return 1 }
+func (*Release) needs() uint64       { return 1 }
+func (*RaiseLevel) needs() uint64    { return 2 } // the level itself: see raise
+func (*Operate) needs() uint64       { return 2 }
+func (e *Recover) needs() uint64     { return max(2, e.Level) }
+func (*RecoverPart) needs() uint64   { return 2 }
 
 // envelope is what an entry looks like in the log.
 type envelope struct {
@@ -128,10 +191,13 @@ type envelope struct {
 }
 
 // Encode returns the canonical bytes of an entry, or ErrEntry for one that no
-// machine would accept.
+// machine would accept and ErrKind for a level that this build does not know.
 func Encode(e Entry) ([]byte, error) {
 	if err := e.check(); err != nil {
 		return nil, err
+	}
+	if r, raises := e.(*RaiseLevel); e.needs() > Level || raises && r.Level > Level {
+		return nil, fmt.Errorf("%w: it needs a feature level above %d, which is this build's", ErrKind, Level)
 	}
 	body, err := api.MarshalCanonical(e)
 	if err != nil {
@@ -149,26 +215,23 @@ func Encode(e Entry) ([]byte, error) {
 
 // Decode reads one entry: ErrKind for a kind of a later build, ErrEntry for
 // anything that Encode would not have written.
-func Decode(raw []byte) (Entry, error) {
+func Decode(raw []byte) (Entry, error) { return decode(raw, Level) }
+
+// decode reads an entry as a build of the given level does.
+func decode(raw []byte, level uint64) (Entry, error) {
 	var env envelope
 	if err := api.UnmarshalCanonical(raw, MaxEntry, &env); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrEntry, err)
 	}
-	var e Entry
-	switch env.Kind {
-	case kindGenesis:
-		e = new(Genesis)
-	case kindAdmit:
-		e = new(Admit)
-	case kindPutCollateral:
-		e = new(PutCollateral)
-	case kindRelease:
-		e = new(Release)
-	default:
+	e := newEntry(env.Kind)
+	if e == nil || env.Kind > kindRelease && level < 2 {
 		return nil, fmt.Errorf("%w: %d", ErrKind, env.Kind)
 	}
 	if err := api.UnmarshalCanonical(env.Body, MaxEntry, e); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrEntry, err)
+	}
+	if e.needs() > level {
+		return nil, fmt.Errorf("%w: feature level %d, this build knows %d", ErrKind, e.needs(), level)
 	}
 	if err := e.check(); err != nil {
 		return nil, err
@@ -176,12 +239,35 @@ func Decode(raw []byte) (Entry, error) {
 	return e, nil
 }
 
+// newEntry returns nil for a kind of a later build.
+func newEntry(kind uint64) Entry {
+	switch kind {
+	case kindGenesis:
+		return new(Genesis)
+	case kindAdmit:
+		return new(Admit)
+	case kindPutCollateral:
+		return new(PutCollateral)
+	case kindRelease:
+		return new(Release)
+	case kindRaiseLevel:
+		return new(RaiseLevel)
+	case kindOperate:
+		return new(Operate)
+	case kindRecover:
+		return new(Recover)
+	case kindRecoverPart:
+		return new(RecoverPart)
+	}
+	return nil
+}
+
 func (e *Genesis) check() error {
 	switch {
-	case e.Level == 0 || e.Level > Level:
-		return fmt.Errorf("%w: feature level %d, this build knows %d", ErrKind, e.Level, Level)
-	case e.Epoch == 0 || e.Generation == 0:
-		return fmt.Errorf("%w: epoch and generation count from 1", ErrEntry)
+	case e.Level == 0 || e.Epoch == 0 || e.Generation == 0:
+		return fmt.Errorf("%w: level, epoch and generation count from 1", ErrEntry)
+	case len(e.RecoveryKey) > api.MaxRecoveryKey:
+		return fmt.Errorf("%w: recovery key of %d bytes, limit %d", ErrEntry, len(e.RecoveryKey), api.MaxRecoveryKey)
 	}
 	if _, err := api.ClusterID(e.Manifest, e.IdentityKey); err != nil {
 		return fmt.Errorf("%w: %w", ErrEntry, err)
@@ -197,8 +283,60 @@ func (e *Admit) check() error {
 		return fmt.Errorf("%w: zero incarnation, server id or platform id", ErrEntry)
 	case !api.ValidAddress(e.RaftAddr) || !api.ValidAddress(e.APIAddr):
 		return fmt.Errorf("%w: an address is 1 to %d visible ASCII bytes", ErrEntry, api.MaxAddress)
+	case e.TEE != e.CollateralKey.TEE || e.TEE == "sgx" && len(e.Measurement) != 32 || e.TEE == "tdx" && len(e.Measurement) != 48:
+		return fmt.Errorf("%w: a measurement of %d bytes for TEE %.16q", ErrEntry, len(e.Measurement), e.TEE)
+	case e.Level == 0 || len(e.TCBStatus) > 64 || !api.ValidName(e.TCBStatus):
+		return fmt.Errorf("%w: feature level or TCB status", ErrEntry)
 	}
 	return e.CollateralKey.check()
+}
+
+func (e *RaiseLevel) check() error {
+	if e.Epoch == 0 || e.Level < 2 {
+		return fmt.Errorf("%w: epochs count from 1, and level 1 is where all begin", ErrEntry)
+	}
+	return nil
+}
+
+func checkApprovals(list []api.Approval) error {
+	if len(list) == 0 || len(list) > api.MaxOperators {
+		return fmt.Errorf("%w: %d approvals, want 1 to %d", ErrEntry, len(list), api.MaxOperators)
+	}
+	for _, a := range list {
+		if len(a.Key) != ed25519.PublicKeySize || len(a.Signature) != ed25519.SignatureSize {
+			return fmt.Errorf("%w: an approval with a key of %d bytes and a signature of %d", ErrEntry, len(a.Key), len(a.Signature))
+		}
+	}
+	return nil
+}
+
+func (e *Operate) check() error {
+	if len(e.Statement) == 0 || len(e.Statement) > api.MaxAdmin {
+		return fmt.Errorf("%w: statement of %d bytes, limit %d", ErrEntry, len(e.Statement), api.MaxAdmin)
+	}
+	return checkApprovals(e.Approvals)
+}
+
+func (e *Recover) check() error {
+	switch {
+	case e.Level < 2:
+		return fmt.Errorf("%w: recovery needs feature level 2", ErrEntry)
+	case len(e.Statement) == 0 || len(e.Statement) > api.MaxRecovery:
+		return fmt.Errorf("%w: statement of %d bytes, limit %d", ErrEntry, len(e.Statement), api.MaxRecovery)
+	case e.Size == 0 || e.Size > MaxState || e.SHA256 == [32]byte{}:
+		return fmt.Errorf("%w: a snapshot of %d bytes, want 1 to %d and its hash", ErrEntry, e.Size, MaxState)
+	}
+	if _, err := api.ClusterID(e.Manifest, e.IdentityKey); err != nil {
+		return fmt.Errorf("%w: %w", ErrEntry, err)
+	}
+	return checkApprovals(e.Approvals)
+}
+
+func (e *RecoverPart) check() error {
+	if len(e.Data) == 0 || len(e.Data) > MaxPart {
+		return fmt.Errorf("%w: a part of %d bytes, want 1 to %d", ErrEntry, len(e.Data), MaxPart)
+	}
+	return nil
 }
 
 // Oldest is the issue time, in Unix seconds, of the oldest part of a set that

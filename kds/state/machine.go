@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -24,13 +23,20 @@ const (
 	// in a configuration that anybody remembers; it would be an ordinary newest
 	// boot then, and no older one would come back to life beside it.
 	MaxFormer = 256
+	// MaxRemoved is how many boots, and how many platforms, of removed slots are
+	// remembered; beyond it the oldest is forgotten, as with MaxFormer.
+	MaxRemoved = 1024
+	// MaxTickets is how many tickets may wait to be used; the oldest gives way.
+	MaxTickets = 64
 )
 
 // Reasons for rejecting a well-formed entry.
 var (
-	ErrNoCluster   = errors.New("state: there is no cluster yet; genesis comes first")
+	ErrNoCluster   = errors.New("state: there is no cluster yet; genesis or recovery comes first")
 	ErrFounded     = errors.New("state: the cluster has been founded already")
 	ErrEpoch       = errors.New("state: the entry is of another epoch")
+	ErrEnded       = errors.New("state: the operators have ended this epoch; a recovery opens the next")
+	ErrLevel       = errors.New("state: the feature level does not allow it")
 	ErrNodePolicy  = errors.New("state: the node policy has changed since the decision")
 	ErrCollateral  = errors.New("state: the collateral has changed since the decision")
 	ErrGeneration  = errors.New("state: no such root generation")
@@ -40,6 +46,14 @@ var (
 	ErrServerID    = errors.New("state: the server id is in use by another slot")
 	ErrSuperseded  = errors.New("state: a newer boot has taken the slot over; this one cannot return")
 	ErrOneSlot     = errors.New("state: the platform has another slot already; a platform has one")
+	ErrTicket      = errors.New("state: this platform needs a ticket of the operators for the slot: claviger cluster join")
+	ErrRemoved     = errors.New("state: the operators removed this boot's slot; it cannot return")
+	ErrSlot        = errors.New("state: there is no such slot")
+	ErrLastSlot    = errors.New("state: the last slot cannot be removed; stop the cluster instead")
+	ErrStatement   = errors.New("state: the operators' statement is refused")
+	ErrSequence    = errors.New("state: the operators' statement is not the next; ask the cluster for the sequence and sign again")
+	ErrRecovery    = errors.New("state: the recovery is refused")
+	ErrRecovering  = errors.New("state: the new epoch is being opened; nothing else is accepted until it is complete")
 	ErrFull        = errors.New("state: a limit of the state is reached")
 	ErrHalted      = errors.New("state: halted at an entry this build does not understand; update the node")
 	errIndex       = errors.New("state: entries must come with rising indexes")
@@ -71,6 +85,20 @@ type (
 		Root        [32]byte
 		Proof       [][32]byte
 	}
+	// Raised is the result of RaiseLevel.
+	Raised struct{ Level uint64 }
+	// Operated is the result of Operate.
+	Operated struct {
+		Sequence uint64
+		Kind     string // see api.AdminStatement
+	}
+	// Recovering is the result of Recover and of every RecoverPart but the last.
+	Recovering struct{ Received uint64 } // bytes of the snapshot
+	// Recovered is the result of the last RecoverPart: the new epoch has begun.
+	Recovered struct {
+		ClusterID         api.ID
+		Epoch, Generation uint64
+	}
 )
 
 // Member is the holder of a slot.
@@ -82,8 +110,12 @@ type Member struct {
 	PlatformID  [32]byte
 	RaftAddr    string
 	APIAddr     string
-	Admitted    uint64     // index of the entry
+	Admitted    uint64     // index of the entry; 0 if it was in an epoch before this one
 	Former      [][32]byte // server ids that held the slot before, oldest first, at most MaxFormer; read only
+	Level       uint64     // highest feature level of its build
+	TEE         string
+	Measurement []byte // read only
+	TCBStatus   string // at its admission
 }
 
 // Collateral is one replicated set.
@@ -103,49 +135,75 @@ type Head struct {
 
 // View is a consistent copy of what is not per key.
 type View struct {
-	Applied     uint64 // index of the last entry
-	ClusterID   api.ID // zero before genesis
-	Manifest    []byte
-	IdentityKey []byte
-	Epoch       uint64
-	Generation  uint64
-	NodePolicy  uint64    // version
-	TimeFloor   time.Time // the latest signed time seen; zero if none
-	Log         Head
-	Members     []Member // by slot
+	Applied        uint64 // index of the last entry
+	Level          uint64 // feature level; 0 before genesis
+	ClusterID      api.ID // zero before genesis, and until a recovery is complete
+	Manifest       []byte
+	IdentityKey    []byte
+	RecoveryKey    []byte // empty where there is no recovery
+	Epoch          uint64
+	Generation     uint64
+	Ended          bool     // the operators have ended the epoch
+	Sequence       uint64   // of the last admin statement; the next is one more
+	NodePolicy     uint64   // version
+	NodePolicyText []string // of that version; a node must satisfy one
+	TimeFloor      time.Time
+	Log            Head
+	Members        []Member     // by slot
+	Tickets        []api.Ticket // not used yet, oldest first
+	Removed        [][32]byte   // server ids of removed slots, which never return, oldest first
+	Recovering     bool         // a recovery has begun and is not complete
+	Received       uint64       // bytes of its snapshot
 }
 
-// data is the state; values reachable from it are never changed in place.
+// data is the state. It is a value: whatever is reachable from it is never
+// changed in place, so that a copy of the struct is a snapshot.
 type data struct {
-	applied    uint64
-	level      uint64
-	manifest   []byte
-	identity   []byte
-	clusterID  api.ID
-	epoch      uint64
-	generation uint64
-	nodePolicy uint64
-	floor      int64
-	log        frontier
-	members    map[string]Member
-	collateral map[CollateralKey]Collateral
+	applied     uint64
+	level       uint64
+	manifest    []byte
+	identity    []byte
+	recoveryKey []byte
+	clusterID   api.ID
+	operators   api.Operators // of the manifest
+	openSlots   uint64        // of the manifest
+	epoch       uint64
+	generation  uint64
+	ended       bool
+	sequence    uint64
+	nodePolicy  uint64
+	policy      []string
+	floor       int64
+	log         frontier
+	members     []Member     // by slot
+	founding    bool         // the boot that opened the epoch has not been admitted yet
+	founder     [32]byte     // which boot that is; zero at genesis, where there is no other
+	opened      uint64       // slots ever taken without a ticket
+	tickets     []api.Ticket // oldest first
+	removed     [][32]byte   // server ids, oldest first
+	expelled    [][32]byte   // platforms of removed slots, oldest first
+	collateral  sets
+	pending     *pending // a recovery that is not complete; nothing else is set then
 }
 
 // Machine applies entries. Apply and Restore are called by one goroutine, the
 // replication; everything else may be called from any.
 type Machine struct {
+	level  uint64 // the highest that this build knows
 	mu     sync.RWMutex
 	d      data  // guarded by mu
 	halted error // guarded by mu; nil while running
 }
 
-// New returns an empty machine, which waits for Genesis.
-func New() *Machine {
-	return &Machine{d: data{members: map[string]Member{}, collateral: map[CollateralKey]Collateral{}}}
-}
+// New returns an empty machine, which waits for Genesis or Recover.
+func New() *Machine { return NewAt(Level) }
 
-// Apply applies the entry at index and returns a Founded, Admitted, Put or
-// Released, or an error: *Rejected, the same on every node, or one that
+// NewAt returns a machine as a build has it whose highest feature level is
+// level: it does not know what came later. It is for tests of upgrades.
+func NewAt(level uint64) *Machine { return &Machine{level: level} }
+
+// Apply applies the entry at index and returns one of the results above, or an
+// error: *Rejected, the same on every node, or one that
 // matches ErrHalted. It never panics and never blocks on anything but
 // readers.
 func (m *Machine) Apply(index uint64, entry []byte) (result any) {
@@ -157,7 +215,7 @@ func (m *Machine) Apply(index uint64, entry []byte) (result any) {
 	before := m.d
 	defer func() {
 		if r := recover(); r != nil {
-			m.d = before // handlers change the maps last, so the shallow copy is the old state
+			m.d = before
 			m.halted = fmt.Errorf("%w: index %d: %w: %v", ErrHalted, index, errPanic, r)
 			result = m.halted
 		}
@@ -165,13 +223,17 @@ func (m *Machine) Apply(index uint64, entry []byte) (result any) {
 	if index <= m.d.applied {
 		return m.halt(index, fmt.Errorf("%w: after %d", errIndex, m.d.applied))
 	}
-	e, err := Decode(entry)
+	e, err := decode(entry, m.level)
 	if err != nil {
 		return m.halt(index, err)
 	}
 	m.d.applied = index
-	out, err := m.d.apply(e)
-	if err != nil {
+	out, err := m.d.apply(e, m.level)
+	switch {
+	case errors.Is(err, ErrKind): // what every build that knows it accepts
+		m.d = before
+		return m.halt(index, err)
+	case err != nil:
 		return &Rejected{err}
 	}
 	return out
@@ -189,12 +251,26 @@ func (m *Machine) Halted() error {
 	return m.halted
 }
 
-func (d *data) apply(e Entry) (any, error) {
+func (d *data) apply(e Entry, known uint64) (any, error) {
+	switch e := e.(type) {
+	case *Recover:
+		return d.recover(e)
+	case *RecoverPart:
+		return d.part(e, known)
+	}
+	if d.pending != nil {
+		return nil, ErrRecovering
+	}
 	if g, ok := e.(*Genesis); ok {
 		return d.found(g)
 	}
-	if d.clusterID.IsZero() {
+	switch {
+	case d.clusterID.IsZero():
 		return nil, ErrNoCluster
+	case d.ended:
+		return nil, ErrEnded
+	case e.needs() > d.level:
+		return nil, fmt.Errorf("%w: it needs %d, the cluster is at %d", ErrLevel, e.needs(), d.level)
 	}
 	switch e := e.(type) {
 	case *Admit:
@@ -203,6 +279,10 @@ func (d *data) apply(e Entry) (any, error) {
 		return d.put(e)
 	case *Release:
 		return d.release(e)
+	case *RaiseLevel:
+		return d.raise(e, known)
+	case *Operate:
+		return d.operate(e)
 	}
 	return nil, ErrKind
 }
@@ -211,21 +291,71 @@ func (d *data) found(g *Genesis) (any, error) {
 	if !d.clusterID.IsZero() {
 		return nil, ErrFounded
 	}
-	id, err := api.ClusterID(g.Manifest, g.IdentityKey)
-	if err != nil {
+	n := data{applied: d.applied, level: g.Level, epoch: g.Epoch, generation: g.Generation, recoveryKey: g.RecoveryKey,
+		nodePolicy: 1, founding: true}
+	if err := n.setManifest(g.Manifest, g.IdentityKey); err != nil {
 		return nil, err
 	}
-	leaf, err := firstLeaf(id, g.Epoch, Head{})
-	if err != nil {
+	if err := n.openLog(); err != nil {
 		return nil, err
 	}
-	d.level, d.manifest, d.identity, d.clusterID = g.Level, g.Manifest, g.IdentityKey, id
-	d.epoch, d.generation, d.nodePolicy = g.Epoch, g.Generation, 1
-	d.log, _ = d.log.append(leaf)
-	return Founded{id}, nil
+	*d = n
+	return Founded{d.clusterID}, nil
 }
 
-// firstLeaf is leaf 0 of an epoch: it commits to the head that the epoch
+// setManifest takes over what the manifest says.
+func (d *data) setManifest(raw, identity []byte) error {
+	id, err := api.ClusterID(raw, identity)
+	if err != nil {
+		return err
+	}
+	m, err := api.ParseManifest(raw)
+	if err != nil {
+		return err
+	}
+	d.manifest, d.identity, d.clusterID = raw, identity, id
+	d.operators, d.openSlots = m.Operators, m.OpenSlots
+	if d.nodePolicy == 1 {
+		d.policy = m.NodePolicy
+	}
+	return nil
+}
+
+// openLog appends the first leaf of the epoch.
+func (d *data) openLog() error {
+	if d.log.size >= maxLeaves {
+		return ErrFull
+	}
+	leaf, err := firstLeaf(d.clusterID, d.epoch, Head{d.log.size, d.log.root()})
+	if err != nil {
+		return err
+	}
+	d.log, _ = d.log.append(leaf)
+	return nil
+}
+
+// raise is the same on every build until it is accepted: a build that does not
+// know the level halts only then.
+func (d *data) raise(e *RaiseLevel, known uint64) (any, error) {
+	switch {
+	case e.Epoch != d.epoch:
+		return nil, ErrEpoch
+	case e.Level != d.level+1:
+		return nil, fmt.Errorf("%w: from %d to %d, levels rise one by one", ErrLevel, d.level, e.Level)
+	}
+	for _, m := range d.members {
+		if m.Level < e.Level {
+			return nil, fmt.Errorf("%w: slot %s knows level %d only", ErrLevel, m.Slot, m.Level)
+		}
+	}
+	if e.Level > known {
+		return nil, fmt.Errorf("%w: feature level %d, this build knows %d", ErrKind, e.Level, known)
+	}
+	d.level = e.Level
+	return Raised{e.Level}, nil
+}
+
+// firstLeaf is the first leaf of an epoch: it commits to the head that the epoch
 // before ended with, so that epochs form one history.
 func firstLeaf(id api.ID, epoch uint64, old Head) ([32]byte, error) {
 	raw, err := api.MarshalCanonical([]any{"claviger/log/epoch/v1", [32]byte(id), epoch, old.Size, old.Root})
@@ -235,75 +365,22 @@ func firstLeaf(id api.ID, epoch uint64, old Head) ([32]byte, error) {
 	return sha256.Sum256(raw), nil
 }
 
-func (d *data) admit(e *Admit) (any, error) {
-	old, taken := d.members[e.Slot]
-	again := taken && old.ServerID == e.ServerID
-	next := old.Incarnation + 1
-	if again {
-		next = old.Incarnation
-	}
-	switch {
-	case e.Epoch != d.epoch:
-		return nil, ErrEpoch
-	case e.NodePolicy != d.nodePolicy:
-		return nil, ErrNodePolicy
-	case e.CollateralVersion == 0 || d.collateral[e.CollateralKey].Version != e.CollateralVersion:
-		return nil, ErrCollateral
-	case !taken && len(d.members) >= maxSlots:
-		return nil, fmt.Errorf("%w: %d slots", ErrFull, maxSlots)
-	case taken && old.PlatformID != e.PlatformID:
-		return nil, ErrPlatform
-	case slices.Contains(old.Former, e.ServerID):
-		return nil, ErrSuperseded
-	case e.Incarnation != next: // two claimants of one slot: the second is refused here
-		return nil, fmt.Errorf("%w: slot %s is at incarnation %d", ErrIncarnation, e.Slot, old.Incarnation)
-	case again:
-		return Admitted{old}, nil
-	}
-	if err := d.elsewhere(e); err != nil {
-		return nil, err
-	}
-	m := Member{Slot: e.Slot, Incarnation: e.Incarnation, ServerID: e.ServerID, PlatformID: e.PlatformID,
-		RaftAddr: e.RaftAddr, APIAddr: e.APIAddr, Admitted: d.applied}
-	if taken {
-		m.Former = append(slices.Clone(old.Former), old.ServerID)
-		m.Former = m.Former[max(0, len(m.Former)-MaxFormer):]
-	}
-	d.members[e.Slot] = m
-	return Admitted{m}, nil
-}
-
-// elsewhere refuses who has, or had, a place in another slot: one boot holds
-// one place, once, and one machine counts once in a majority.
-func (d *data) elsewhere(e *Admit) error {
-	for _, m := range d.sortedMembers() {
-		switch {
-		case m.Slot == e.Slot:
-		case m.ServerID == e.ServerID || slices.Contains(m.Former, e.ServerID):
-			return ErrServerID
-		case m.PlatformID == e.PlatformID:
-			return ErrOneSlot
-		}
-	}
-	return nil
-}
-
 // put replaces a set if no part of the new one is older and some part is
 // newer. The same set again is accepted and changes nothing.
 func (d *data) put(e *PutCollateral) (any, error) {
 	if e.Epoch != d.epoch {
 		return nil, ErrEpoch
 	}
-	old, have := d.collateral[e.Key]
+	old, have := d.collateral.get(e.Key)
 	switch {
 	case have && old.Meta.CollateralSHA256 == e.Meta.CollateralSHA256:
 		return Put{old.Version}, nil
 	case have && !e.Meta.Newer(old.Meta):
 		return nil, ErrNotNewer
-	case !have && len(d.collateral) >= MaxCollateralSets:
+	case !have && d.collateral.n >= MaxCollateralSets:
 		return nil, fmt.Errorf("%w: %d sets of collateral", ErrFull, MaxCollateralSets)
 	}
-	d.collateral[e.Key] = Collateral{Key: e.Key, Meta: e.Meta, Version: old.Version + 1, Bundle: e.Bundle}
+	d.collateral = d.collateral.put(Collateral{Key: e.Key, Meta: e.Meta, Version: old.Version + 1, Bundle: e.Bundle})
 	d.floor = max(d.floor, e.Meta.LatestIssue)
 	return Put{old.Version + 1}, nil
 }
@@ -336,7 +413,7 @@ func (d *data) release(e *Release) (any, error) {
 		return nil, ErrNodePolicy
 	case e.Generation == 0 || e.Generation > d.generation:
 		return nil, ErrGeneration
-	case e.CollateralVersion == 0 || d.collateral[e.CollateralKey].Version != e.CollateralVersion:
+	case !d.collateral.current(e.CollateralKey, e.CollateralVersion):
 		return nil, ErrCollateral
 	case d.log.size >= maxLeaves:
 		return nil, ErrFull
@@ -353,15 +430,20 @@ func (m *Machine) Applied() uint64 {
 	return m.d.applied
 }
 
-// View returns a consistent copy of the general state. The byte slices are
-// shared: read only.
+// View returns a consistent copy of the general state. Its slices are shared:
+// read only.
 func (m *Machine) View() View {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	d := &m.d
 	v := View{
-		Applied: d.applied, ClusterID: d.clusterID, Manifest: d.manifest, IdentityKey: d.identity, Epoch: d.epoch,
-		Generation: d.generation, NodePolicy: d.nodePolicy, Log: Head{d.log.size, d.log.root()}, Members: d.sortedMembers(),
+		Applied: d.applied, Level: d.level, ClusterID: d.clusterID, Manifest: d.manifest, IdentityKey: d.identity, RecoveryKey: d.recoveryKey,
+		Epoch: d.epoch, Generation: d.generation, Ended: d.ended, Sequence: d.sequence,
+		NodePolicy: d.nodePolicy, NodePolicyText: d.policy, Log: Head{d.log.size, d.log.root()},
+		Members: slices.Clone(d.members), Tickets: d.tickets, Removed: d.removed,
+	}
+	if d.pending != nil {
+		v.Recovering, v.Received = true, uint64(len(d.pending.received))
 	}
 	if d.floor != 0 {
 		v.TimeFloor = time.Unix(d.floor, 0).UTC()
@@ -373,10 +455,5 @@ func (m *Machine) View() View {
 func (m *Machine) Collateral(key CollateralKey) (Collateral, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	c, ok := m.d.collateral[key]
-	return c, ok
-}
-
-func (d *data) sortedMembers() []Member {
-	return slices.SortedFunc(maps.Values(d.members), func(a, b Member) int { return cmp.Compare(a.Slot, b.Slot) })
+	return m.d.collateral.get(key)
 }

@@ -2,23 +2,25 @@ package state
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 
 	"github.com/claviger/claviger/kds/api"
 )
 
-// MaxSnapshot bounds a snapshot in bytes.
-const MaxSnapshot = (MaxCollateralSets + 4) * (api.MaxCollateral + 512)
+// Bounds in bytes. MaxState is for the snapshot of a cluster, MaxSnapshot for
+// any: also of one whose recovery has received a part of such a snapshot.
+const (
+	MaxState    = (MaxCollateralSets + 16) * (api.MaxCollateral + 512)
+	MaxSnapshot = MaxState + 2*MaxEntry
+)
 
 // ErrSnapshot says that a snapshot is not one that this build writes.
 var ErrSnapshot = errors.New("state: snapshot refused")
 
-const snapshotLabel = "claviger/state/v1"
+const snapshotLabel = "claviger/state/v2"
 
 // snapshot is the encoded form of data: lists sorted by their keys.
 type snapshot struct {
@@ -28,44 +30,70 @@ type snapshot struct {
 	Applied     uint64
 	Manifest    []byte
 	IdentityKey []byte
+	RecoveryKey []byte
 	Epoch       uint64
 	Generation  uint64
+	Ended       bool
+	Sequence    uint64
 	NodePolicy  uint64
+	Policy      []string
 	TimeFloor   int64
 	LogSize     uint64
 	LogPeaks    [][32]byte
 	Members     []Member
+	Founding    bool
+	Founder     [32]byte
+	Opened      uint64
+	Tickets     []api.Ticket
+	Removed     [][32]byte
+	Expelled    [][32]byte
 	Collateral  []Collateral
+	Recover     []byte // an encoded Recover that is not complete; empty if there is none
+	Received    []byte // what has arrived for it
 }
 
 // frozen is a state that no longer changes.
-type frozen struct{ s snapshot }
+type frozen struct{ d data }
 
-// Snapshot freezes the state; the returned writer encodes it when asked and
-// may run beside Apply. The bytes depend on the applied entries only. A
-// halted machine has no snapshot: its state misses an entry.
+// Snapshot freezes the state: it copies one struct, whatever the size of the
+// state, because nothing that the struct leads to ever changes in place. The
+// returned writer encodes it when asked and may run beside Apply. The bytes
+// depend on the applied entries only. A halted machine has no snapshot: its
+// state misses an entry.
 func (m *Machine) Snapshot() (io.WriterTo, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if m.halted != nil {
 		return nil, m.halted
 	}
-	d := &m.d
-	sets := slices.SortedFunc(maps.Values(d.collateral), func(a, b Collateral) int { return compareKeys(a.Key, b.Key) })
-	return &frozen{snapshot{
-		Label: snapshotLabel, Level: d.level, Applied: d.applied, Manifest: d.manifest, IdentityKey: d.identity,
-		Epoch: d.epoch, Generation: d.generation, NodePolicy: d.nodePolicy, TimeFloor: d.floor,
-		LogSize: d.log.size, LogPeaks: d.log.peaks, Members: d.sortedMembers(), Collateral: sets,
-	}}, nil
+	return &frozen{m.d}, nil
 }
 
-func compareKeys(a, b CollateralKey) int {
-	return cmp.Or(cmp.Compare(a.TEE, b.TEE), bytes.Compare(a.FMSPC[:], b.FMSPC[:]), cmp.Compare(a.CA, b.CA))
+func (d *data) form() (*snapshot, error) {
+	s := &snapshot{
+		Label: snapshotLabel, Level: d.level, Applied: d.applied, Manifest: d.manifest, IdentityKey: d.identity, RecoveryKey: d.recoveryKey,
+		Epoch: d.epoch, Generation: d.generation, Ended: d.ended, Sequence: d.sequence, NodePolicy: d.nodePolicy, Policy: d.policy,
+		TimeFloor: d.floor, LogSize: d.log.size, LogPeaks: d.log.peaks, Members: d.members,
+		Founding: d.founding, Founder: d.founder, Opened: d.opened, Tickets: d.tickets, Removed: d.removed, Expelled: d.expelled,
+		Collateral: slices.Collect(d.collateral.all()),
+	}
+	if d.pending != nil {
+		raw, err := Encode(d.pending.entry)
+		if err != nil {
+			return nil, err
+		}
+		s.Recover, s.Received = raw, d.pending.received
+	}
+	return s, nil
 }
 
 // WriteTo writes the snapshot.
 func (f *frozen) WriteTo(w io.Writer) (int64, error) {
-	raw, err := api.MarshalCanonical(f.s)
+	s, err := f.d.form()
+	if err != nil {
+		return 0, err
+	}
+	raw, err := api.MarshalCanonical(s)
 	if err != nil {
 		return 0, err
 	}
@@ -81,11 +109,7 @@ func (m *Machine) Restore(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSnapshot, err)
 	}
-	var s snapshot
-	if err := api.UnmarshalCanonical(raw, MaxSnapshot, &s); err != nil {
-		return fmt.Errorf("%w: %w", ErrSnapshot, err)
-	}
-	d, err := s.data()
+	d, err := parseSnapshot(raw, MaxSnapshot, m.level)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrSnapshot, err)
 	}
@@ -98,57 +122,180 @@ func (m *Machine) Restore(r io.Reader) error {
 	return nil
 }
 
-// data checks what Apply would have guaranteed and builds the state.
-func (s *snapshot) data() (*data, error) {
-	d := &data{
-		applied: s.Applied, level: s.Level, manifest: s.Manifest, identity: s.IdentityKey, epoch: s.Epoch,
-		generation: s.Generation, nodePolicy: s.NodePolicy, floor: s.TimeFloor,
-		log:     frontier{s.LogSize, s.LogPeaks},
-		members: map[string]Member{}, collateral: map[CollateralKey]Collateral{},
+// parseSnapshot reads a snapshot as a build of the given level does.
+func parseSnapshot(raw []byte, limit int, level uint64) (*data, error) {
+	var s snapshot
+	if err := api.UnmarshalCanonical(raw, limit, &s); err != nil {
+		return nil, err
 	}
 	switch {
 	case s.Label != snapshotLabel:
 		return nil, fmt.Errorf("label %.40q", s.Label)
-	case !d.log.valid():
-		return nil, errors.New("log frontier does not belong to its size")
-	case len(s.Members) > maxSlots || len(s.Collateral) > MaxCollateralSets:
-		return nil, ErrFull
+	case s.Level > level:
+		return nil, fmt.Errorf("%w: feature level %d, this build knows %d", ErrKind, s.Level, level)
+	case len(s.Recover) > 0 || len(s.Received) > 0:
+		return s.recovering(level)
+	case s.Level == 0:
+		return s.empty()
 	}
-	if err := s.checkCluster(d); err != nil {
-		return nil, err
-	}
-	for i, m := range s.Members {
-		if i > 0 && s.Members[i-1].Slot >= m.Slot {
-			return nil, errors.New("members are not sorted")
-		}
-		if err := m.check(); err != nil {
-			return nil, err
-		}
-		if err := d.elsewhere(&Admit{Slot: m.Slot, ServerID: m.ServerID, PlatformID: m.PlatformID}); err != nil {
-			return nil, err
-		}
-		d.members[m.Slot] = m
-	}
-	for i, c := range s.Collateral {
-		if i > 0 && compareKeys(s.Collateral[i-1].Key, c.Key) >= 0 {
-			return nil, errors.New("collateral is not sorted")
-		}
-		e := PutCollateral{Key: c.Key, Meta: c.Meta, Bundle: c.Bundle}
-		if err := e.check(); err != nil {
-			return nil, err
-		}
-		if c.Version == 0 || c.Meta.LatestIssue > s.TimeFloor {
-			return nil, errors.New("collateral without a version or beyond the time floor")
-		}
-		d.collateral[c.Key] = c
+	return s.data()
+}
+
+// empty is a state before genesis, with nothing in it but an index.
+func (s *snapshot) empty() (*data, error) {
+	d := &data{applied: s.Applied}
+	if err := s.same(d); err != nil {
+		return nil, errors.New("state without a cluster")
 	}
 	return d, nil
 }
 
+// recovering is a state whose recovery is not complete.
+func (s *snapshot) recovering(level uint64) (*data, error) {
+	e, err := decode(s.Recover, level)
+	if err != nil {
+		return nil, err
+	}
+	r, ok := e.(*Recover)
+	if !ok || uint64(len(s.Received)) >= r.Size {
+		return nil, errors.New("a recovery that is none, or that is complete")
+	}
+	p, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	p.received = s.Received
+	d := &data{applied: s.Applied, pending: p}
+	return d, s.same(d)
+}
+
+// same reports whether the snapshot is what d would write, so that nothing in
+// it is left unread.
+func (s *snapshot) same(d *data) error {
+	form, err := d.form()
+	if err != nil {
+		return err
+	}
+	a, err := api.MarshalCanonical(s)
+	if err != nil {
+		return err
+	}
+	b, err := api.MarshalCanonical(form)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(a, b) {
+		return errors.New("it holds more than belongs into it")
+	}
+	return nil
+}
+
+// data checks what Apply would have guaranteed and builds the state of a cluster.
+func (s *snapshot) data() (*data, error) {
+	d := &data{
+		applied: s.Applied, level: s.Level, recoveryKey: s.RecoveryKey, epoch: s.Epoch, generation: s.Generation,
+		ended: s.Ended, sequence: s.Sequence, nodePolicy: s.NodePolicy, policy: s.Policy, floor: s.TimeFloor,
+		log:      frontier{s.LogSize, s.LogPeaks},
+		founding: s.Founding, founder: s.Founder, opened: s.Opened, tickets: s.Tickets, removed: s.Removed, expelled: s.Expelled,
+	}
+	if err := s.checkCluster(d); err != nil {
+		return nil, err
+	}
+	if err := s.addMembers(d); err != nil {
+		return nil, err
+	}
+	if err := d.checkOperated(); err != nil {
+		return nil, err
+	}
+	return d, s.addCollateral(d)
+}
+
+func (s *snapshot) addMembers(d *data) error {
+	if len(s.Members) > maxSlots {
+		return ErrFull
+	}
+	for i, m := range s.Members {
+		if i > 0 && s.Members[i-1].Slot >= m.Slot {
+			return errors.New("members are not sorted")
+		}
+		if err := m.check(); err != nil {
+			return err
+		}
+		if err := d.elsewhere(&Admit{Slot: m.Slot, ServerID: m.ServerID, PlatformID: m.PlatformID}); err != nil {
+			return err
+		}
+		if m.Admitted > s.Applied {
+			return fmt.Errorf("slot %s was given away at index %d", m.Slot, m.Admitted)
+		}
+		d.members = append(d.members, m)
+	}
+	return nil
+}
+
+func (s *snapshot) addCollateral(d *data) error {
+	if len(s.Collateral) > MaxCollateralSets {
+		return ErrFull
+	}
+	for i, c := range s.Collateral {
+		if i > 0 && compareKeys(s.Collateral[i-1].Key, c.Key) >= 0 {
+			return errors.New("collateral is not sorted")
+		}
+		e := PutCollateral{Key: c.Key, Meta: c.Meta, Bundle: c.Bundle}
+		if err := e.check(); err != nil {
+			return err
+		}
+		if c.Version == 0 || c.Meta.LatestIssue > s.TimeFloor {
+			return errors.New("collateral without a version or beyond the time floor")
+		}
+		d.collateral = d.collateral.put(c)
+	}
+	return nil
+}
+
+// checkOperated finds what no statements of operators would have left behind.
+func (d *data) checkOperated() error {
+	switch {
+	case len(d.tickets) > MaxTickets || len(d.removed) > MaxRemoved || len(d.expelled) > MaxRemoved:
+		return ErrFull
+	case d.opened > d.openSlots:
+		return errors.New("more open slots were taken than there are")
+	case !d.founding && len(d.members) == 0:
+		return errors.New("an epoch goes on without its founder")
+	case d.nodePolicy-1 > d.sequence || uint64(len(d.tickets)) > d.sequence || uint64(len(d.expelled)) > d.sequence || d.ended && d.sequence == 0:
+		return errors.New("more was changed than operators have signed")
+	}
+	gone := map[[32]byte]bool{}
+	for _, id := range d.removed {
+		if id == [32]byte{} || gone[id] {
+			return errors.New("a removed boot is listed twice, or is none")
+		}
+		gone[id] = true
+	}
+	for i, p := range d.expelled {
+		if p == [32]byte{} || slices.Contains(d.expelled[:i], p) {
+			return errors.New("a removed platform is listed twice, or is none")
+		}
+	}
+	for _, m := range d.members {
+		if gone[m.ServerID] || slices.Contains(d.expelled, m.PlatformID) {
+			return fmt.Errorf("slot %s is held by who was removed", m.Slot)
+		}
+		gone[m.ServerID] = true
+	}
+	for _, t := range d.tickets {
+		if gone[t.ServerID] || t.Check() != nil {
+			return errors.New("a ticket for who has, or had, a slot")
+		}
+		gone[t.ServerID] = true
+	}
+	return nil
+}
+
 // check finds what no accepted Admit would have left behind.
 func (m *Member) check() error {
-	e := Admit{CollateralKey: anyKey, Slot: m.Slot, Incarnation: m.Incarnation, ServerID: m.ServerID, PlatformID: m.PlatformID,
-		RaftAddr: m.RaftAddr, APIAddr: m.APIAddr}
+	e := Admit{CollateralKey: CollateralKey{TEE: m.TEE, CA: "platform"}, Slot: m.Slot, Incarnation: m.Incarnation,
+		ServerID: m.ServerID, PlatformID: m.PlatformID, RaftAddr: m.RaftAddr, APIAddr: m.APIAddr,
+		Level: m.Level, TEE: m.TEE, Measurement: m.Measurement, TCBStatus: m.TCBStatus}
 	if err := e.check(); err != nil {
 		return err
 	}
@@ -158,25 +305,26 @@ func (m *Member) check() error {
 	return nil
 }
 
-// anyKey passes the check of the one field that a Member does not keep.
-var anyKey = CollateralKey{TEE: "sgx", CA: "platform"}
-
-// checkCluster derives the cluster id. A state before genesis is empty.
+// checkCluster derives the cluster id and takes over the manifest.
 func (s *snapshot) checkCluster(d *data) error {
-	if s.Level == 0 {
-		if len(s.Manifest)+len(s.IdentityKey)+len(s.Members)+len(s.Collateral) > 0 || s.LogSize > 0 || s.TimeFloor != 0 {
-			return errors.New("state without a cluster")
-		}
-		return nil
-	}
-	g := Genesis{Level: s.Level, Manifest: s.Manifest, IdentityKey: s.IdentityKey, Epoch: s.Epoch, Generation: s.Generation}
+	g := Genesis{Level: s.Level, Manifest: s.Manifest, IdentityKey: s.IdentityKey, Epoch: s.Epoch, Generation: s.Generation, RecoveryKey: s.RecoveryKey}
 	if err := g.check(); err != nil {
 		return err
 	}
-	if s.NodePolicy == 0 || s.LogSize == 0 {
-		return errors.New("a founded cluster has a node policy and a log")
+	switch {
+	case s.NodePolicy == 0 || s.LogSize == 0 || s.Applied == 0:
+		return errors.New("a founded cluster has a node policy, a log and an entry")
+	case !d.log.valid():
+		return errors.New("log frontier does not belong to its size")
 	}
-	id, err := api.ClusterID(s.Manifest, s.IdentityKey)
-	d.clusterID = id
-	return err
+	if err := api.CheckNodePolicy(s.Policy); err != nil {
+		return err
+	}
+	if err := d.setManifest(s.Manifest, s.IdentityKey); err != nil {
+		return err
+	}
+	if !slices.Equal(d.policy, s.Policy) {
+		return errors.New("version 1 of the node policy is the manifest's")
+	}
+	return nil
 }

@@ -21,7 +21,7 @@ func manifest(t testing.TB) []byte {
 	t.Helper()
 	m := api.Manifest{
 		Version: 1, Name: "test", Root: api.RootOfTrust{ID: [32]byte{1}, Simulated: true}, NodePolicy: []string{"C:aa"},
-		Operators: api.Operators{Threshold: 1, Keys: [][]byte{identity}}, Nonce: [32]byte{1},
+		Operators: api.Operators{Threshold: 1, Keys: [][]byte{operatorKeys[0].Public().(ed25519.PublicKey)}}, Nonce: [32]byte{1}, OpenSlots: api.MaxOpenSlots,
 	}
 	raw, err := m.Marshal()
 	if err != nil {
@@ -31,13 +31,14 @@ func manifest(t testing.TB) []byte {
 }
 
 func genesis(t testing.TB) *Genesis {
-	return &Genesis{Level: 1, Manifest: manifest(t), IdentityKey: identity, Epoch: 1, Generation: 1}
+	return &Genesis{Level: Level, Manifest: manifest(t), IdentityKey: identity, Epoch: 1, Generation: 1}
 }
 
 var key = CollateralKey{TEE: "sgx", FMSPC: [6]byte{1}, CA: "platform"}
 
 func admit() *Admit {
-	return &Admit{Epoch: 1, NodePolicy: 1, CollateralKey: key, CollateralVersion: 1, Slot: "a", Incarnation: 1, ServerID: [32]byte{1}, PlatformID: [32]byte{9}, RaftAddr: "h:1", APIAddr: "h:2"}
+	return &Admit{Epoch: 1, NodePolicy: 1, CollateralKey: key, CollateralVersion: 1, Slot: "a", Incarnation: 1, ServerID: [32]byte{1}, PlatformID: [32]byte{9}, RaftAddr: "h:1", APIAddr: "h:2",
+		Level: Level, TEE: "sgx", Measurement: make([]byte, 32), TCBStatus: "UpToDate"}
 }
 
 func put(step uint64) *PutCollateral {
@@ -200,7 +201,7 @@ func TestHalt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	level, err := api.MarshalCanonical([]any{kindGenesis, []any{Level + 1, manifest(t), []byte(identity), 1, 1}})
+	level, err := api.MarshalCanonical([]any{kindGenesis, []any{Level + 1, manifest(t), []byte(identity), 1, 1, []byte{}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -386,7 +387,7 @@ func TestRestoreRefusals(t *testing.T) {
 		"empty":               nil,
 		"cut":                 good[:len(good)-1],
 		"trailing":            append(bytes.Clone(good), 0),
-		"label":               change(func(s *snapshot) { s.Label = "claviger/state/v2" }),
+		"label":               change(func(s *snapshot) { s.Label = "claviger/state/v1" }),
 		"level":               change(func(s *snapshot) { s.Level = Level + 1 }),
 		"no cluster":          change(func(s *snapshot) { s.Level = 0 }),
 		"manifest":            change(func(s *snapshot) { s.Manifest = s.Manifest[1:] }),
@@ -461,6 +462,10 @@ func TestStateIsBounded(t *testing.T) {
 	for i := range maxSlots + 1 {
 		e := admit()
 		e.Slot, e.ServerID[1], e.PlatformID[1] = fmt.Sprintf("s%d", i), byte(i+1), byte(i+1)
+		if i > api.MaxOpenSlots { // the founder's and the open ones need none
+			operate(t, m, &api.Ticket{Slot: e.Slot, ServerID: e.ServerID, PlatformID: e.PlatformID})
+			index++
+		}
 		if err := apply(e); (err != nil) != (i == maxSlots) || err != nil && !errors.Is(err, ErrFull) {
 			t.Fatalf("slot %d: %v", i, err)
 		}

@@ -64,6 +64,9 @@ type Genesis struct {
 		Threshold uint64   `yaml:"threshold"`
 		Keys      []string `yaml:"keys"` // ed25519 public keys, 64 hex digits each
 	} `yaml:"operators"`
+	// OpenSlots is how many slots any platform that satisfies the node policy may take without a ticket signed by the
+	// operators, 0 to 9. The default 0 asks them about every machine but the founder's.
+	OpenSlots uint64 `yaml:"open_slots"`
 	// Endpoints lists the API addresses to put into the cluster file besides this node's own, for clients to start from.
 	Endpoints []string `yaml:"endpoints"`
 }

@@ -133,6 +133,7 @@ func (c *Cluster) genesis() (*node.Genesis, error) {
 	return &node.Genesis{
 		Name: "story", NodePolicy: []string{simworld.NodeImage.Constraint()},
 		Operators: api.Operators{Threshold: 1, Keys: [][]byte{public}},
+		OpenSlots: api.MaxOpenSlots, // simulated machines join without people
 		Approve:   node.ApproveWith(c.World.Root(), c.World.Now, private),
 		Founded: func(pins node.Pins) error {
 			c.Pins = pins
