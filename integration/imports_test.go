@@ -59,9 +59,11 @@ var house = map[string]rule{
 	"kds/client":  {may: []string{"kds/api", "attest", "policy", "attest/ear", "attest/ratls", "enclave/secret"}},
 	"kds/node":    {may: []string{"*"}},
 
-	"raftstore":              {may: []string{"enclave/secret"}},
-	"raftstore/archive/file": {may: []string{"raftstore"}},
-	"raftstore/archive/bolt": {may: []string{"raftstore"}},
+	"raftstore":                     {may: []string{"enclave/secret"}},
+	"raftstore/archive/file":        {may: []string{"raftstore"}},
+	"raftstore/archive/bolt":        {may: []string{"raftstore"}},
+	"raftstore/archive/remote":      {may: []string{"raftstore"}},
+	"raftstore/archive/archivetest": {may: []string{"raftstore", "enclave/secret"}},
 
 	"enclave":                        {may: []string{"enclave/secret"}},
 	"enclave/secret":                 {pure: true, random: true},
@@ -89,7 +91,7 @@ var house = map[string]rule{
 	"cmd/claviger-fn":       {may: append([]string{"*"}, shared...)},
 	"cmd/clavigerd-sim":     {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
 	"cmd/claviger-fn-sim":   {may: append([]string{"*", "cmd/internal/simworld"}, shared...), sim: true},
-	"cmd/claviger-archive":  {may: []string{"raftstore/archive/file", "raftstore/archive/bolt"}},
+	"cmd/claviger-archive":  {may: []string{"cmd/internal/cli", "cmd/internal/daemon", "raftstore", "raftstore/archive/file", "raftstore/archive/bolt", "raftstore/archive/remote"}},
 	"examples/conclavepass": {may: []string{"*"}, sim: true},
 	"integration":           {may: []string{"*"}, sim: true},
 }

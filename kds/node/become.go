@@ -61,7 +61,7 @@ func (n *Node) newStore(m *membership, key secret.Key) (*raftstore.Store, error)
 	}
 	store, err := n.openStore(raftstore.Config{
 		ID: n.boot.id, Address: n.peerAddr, ClusterID: m.clusterID, Epoch: m.Epoch,
-		Machine: watched{n.machine, n}, Dialer: dialer{n}, Archive: archive, ArchiveKey: key,
+		Machine: watched{n.machine, n}, Dialer: dialer{n}, Archive: archive, ArchiveKey: key, NoFsyncUnsafe: n.cfg.NoFsyncUnsafe,
 		Timeouts: n.cfg.Timeouts, Logger: n.log, Registerer: n.registry,
 	})
 	if err != nil {

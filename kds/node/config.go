@@ -69,6 +69,9 @@ type Config struct {
 	// follows pointers in it, must not be reachable inside a TEE.
 	Archive func(dataDir string, id raftstore.ServerID) (raftstore.Archive, error)
 
+	// NoFsyncUnsafe acknowledges before the archive is durable: see raftstore.Config.
+	NoFsyncUnsafe bool
+
 	Timeouts raftstore.Timeouts
 	// Clock is the host's clock; nil means time.Now. Decisions use the later of it
 	// and the cluster's time floor.

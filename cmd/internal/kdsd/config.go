@@ -1,6 +1,7 @@
 package kdsd
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
@@ -11,9 +12,16 @@ import (
 	"github.com/claviger/claviger/cmd/internal/daemon"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/raftstore"
+	"github.com/claviger/claviger/raftstore/archive/remote"
 )
 
-const archiveFile = "file"
+const (
+	archiveFile   = "file"
+	archiveRemote = "remote"
+
+	fsyncAlways  = "always"
+	fsyncRelaxed = "relaxed"
+)
 
 // Archive makes the archive of one boot below dir.
 type Archive = func(dir string, id raftstore.ServerID) (raftstore.Archive, error)
@@ -37,8 +45,14 @@ type Config struct {
 	} `yaml:"advertise"`
 	// Data is the directory of the sealed archives. A boot writes below a fresh directory and never reads an old one.
 	Data string `yaml:"data"`
-	// Archive is the kind of archive: "file" (the default) or one of those in Archives.
+	// Archive is the kind of archive: "file" (the default), "remote", which is claviger-archive on the host's side, or one
+	// of those in Archives.
 	Archive string `yaml:"archive"`
+	// ArchiveServer is the host:port of claviger-archive; given with "remote" and only then. Inside EGo it is numeric.
+	ArchiveServer string `yaml:"archive_server"`
+	// Fsync is "always" (the default), or "relaxed": what is acknowledged is in the memory of a majority and not yet on
+	// their disks. If a majority is lost at once, power or kill -9, recovery may then miss what clients were told.
+	Fsync string `yaml:"fsync"`
 	// Archives are the kinds that the binary offers besides "file". The binary sets it before Resolve; no file can.
 	Archives map[string]Archive `yaml:"-"`
 	// Cluster is the cluster file: --genesis writes it, every other start reads it and joins that cluster.
@@ -115,18 +129,47 @@ func (c *Config) Resolve(dir string) error {
 // checkArchive refuses a kind that this binary does not offer. Inside a TEE that is bolt above all: it maps its file and
 // follows pointers in it, which belong to the host.
 func (c *Config) checkArchive() error {
+	switch c.Fsync {
+	case "":
+		c.Fsync = fsyncAlways
+	case fsyncAlways, fsyncRelaxed:
+	default:
+		return fmt.Errorf("%w: fsync %q: write %s or %s", daemon.ErrConfig, c.Fsync, fsyncAlways, fsyncRelaxed)
+	}
 	if c.Archive == "" {
 		c.Archive = archiveFile
+	}
+	if (c.Archive == archiveRemote) != (c.ArchiveServer != "") {
+		return fmt.Errorf("%w: archive: remote and archive_server: host:port belong together", daemon.ErrConfig)
+	}
+	if c.Archive == archiveRemote {
+		return daemon.Address("archive_server", c.ArchiveServer)
 	}
 	if c.Archive == archiveFile || c.Archives[c.Archive] != nil {
 		return nil
 	}
 	why := "there is no such kind"
 	if c.Archive == "bolt" {
-		why = "a database that maps its file has no place in an enclave, so only simulated nodes have it"
+		why = "a database that maps its file has no place in an enclave, so only simulated nodes have it; write remote and run claviger-archive beside the node"
 	}
 	return fmt.Errorf("%w: archive %q: %s; write %s", daemon.ErrConfig, c.Archive, why,
-		strings.Join(append([]string{archiveFile}, slices.Sorted(maps.Keys(c.Archives))...), " or "))
+		strings.Join(append([]string{archiveFile, archiveRemote}, slices.Sorted(maps.Keys(c.Archives))...), " or "))
+}
+
+// makeArchive is the constructor of the kind that the configuration names; nil means file.
+func (c *Config) makeArchive() Archive {
+	if c.Archive != archiveRemote {
+		return c.Archives[c.Archive]
+	}
+	attempt := uint16(0) // a boot whose store failed to open takes another archive; calls come one after the other
+	return func(_ string, id raftstore.ServerID) (raftstore.Archive, error) {
+		attempt++
+		a, err := remote.Create(context.Background(), c.ArchiveServer, remote.Name{Attempt: attempt, Server: id}, remote.Options{})
+		if err != nil {
+			return nil, err // not a nil *remote.Archive in an interface
+		}
+		return a, nil
+	}
 }
 
 // operators decodes the operators' keys. Whether threshold and constraints make sense is checked by the node.

@@ -39,7 +39,10 @@ func Run(ctx context.Context, c *Config, p Platform, genesis bool, log *slog.Log
 		TEE: p.TEE, Root: p.Root, Collateral: p.Collateral, Slot: c.Slot, Join: c.Join,
 		PeerListen: c.Listen.Peer, APIListen: c.Listen.API, AdminListen: c.Listen.Admin,
 		PeerAdvertise: c.Advertise.Peer, APIAdvertise: c.Advertise.API,
-		DataDir: c.Data, Archive: c.Archives[c.Archive], Clock: p.Clock, Logger: log,
+		DataDir: c.Data, Archive: c.makeArchive(), NoFsyncUnsafe: c.Fsync == fsyncRelaxed, Clock: p.Clock, Logger: log,
+	}
+	if nc.NoFsyncUnsafe {
+		log.Warn("fsync is relaxed: if a majority of the nodes is lost at once, recovery may miss what clients were told is done")
 	}
 	var err error
 	if genesis {

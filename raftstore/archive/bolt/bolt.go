@@ -6,6 +6,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
@@ -17,7 +18,11 @@ import (
 // MaxRecord bounds one sealed record in bytes.
 const MaxRecord = raftstore.MaxEntry + 4096
 
-const fileName = "archive.bolt"
+const (
+	fileName   = "archive.bolt"
+	maxPending = 1 << 20         // bytes held back until Sync at most, one record more or less
+	lockTime   = 2 * time.Second // to wait for a database that another process has open
+)
 
 var (
 	// ErrExists says that this server id already has an archive: it belongs to another boot.
@@ -36,6 +41,7 @@ type Archive struct {
 	cut     uint64 // key of the first record after the last Cut
 	oldest  uint64 // key of the first record that has not been dropped
 	pending []*raft.Log
+	bytes   int   // in pending
 	err     error // the first failure is final
 }
 
@@ -55,7 +61,8 @@ func Create(root string, id raftstore.ServerID) (*Archive, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("archive/bolt: %w", err)
 	}
-	db, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, fileName), MsgpackUseNewTimeFormat: true})
+	db, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, fileName), MsgpackUseNewTimeFormat: true,
+		BoltOptions: &bbolt.Options{Timeout: lockTime}})
 	if err != nil {
 		return nil, fmt.Errorf("archive/bolt: %w", err)
 	}
@@ -73,7 +80,7 @@ func (a *Archive) Append(record []byte) error {
 	}
 	a.pending = append(a.pending, &raft.Log{Index: a.next, Data: append([]byte(nil), record...)})
 	a.next++
-	if len(a.pending) >= 1024 {
+	if a.bytes += len(record); a.bytes >= maxPending || len(a.pending) >= 1024 {
 		return a.Sync()
 	}
 	return nil
@@ -88,7 +95,8 @@ func (a *Archive) Sync() error {
 		a.err = fmt.Errorf("archive/bolt: %w", err)
 		return a.err
 	}
-	a.pending = a.pending[:0]
+	clear(a.pending)
+	a.pending, a.bytes = a.pending[:0], 0
 	return nil
 }
 
@@ -131,12 +139,13 @@ func (a *Archive) Close() error {
 }
 
 // Records reads the archive in dir, root/<server id>, for recovery and tests,
-// outside an enclave only. Whatever it yields is attacker input until a
-// raftstore.Opener has opened it; after an error it ends.
+// outside an enclave only, and in a process of its own where others depend on
+// this one: a hostile file can crash whoever reads it. Whatever it yields is
+// attacker input until a raftstore.Opener has opened it; after an error it ends.
 func Records(dir string) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		db, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(dir, fileName),
-			BoltOptions: &bbolt.Options{ReadOnly: true}})
+			BoltOptions: &bbolt.Options{ReadOnly: true, Timeout: lockTime}})
 		if err != nil {
 			yield(nil, fmt.Errorf("archive/bolt: %w", err))
 			return
