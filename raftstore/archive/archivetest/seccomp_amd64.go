@@ -1,0 +1,11 @@
+//go:build linux
+
+package archivetest
+
+import "syscall"
+
+const (
+	sysNewfstatat    = syscall.SYS_NEWFSTATAT
+	sysCopyFileRange = 326
+	sysIOUringSetup  = 425
+)

@@ -1,0 +1,34 @@
+//go:build !linux || !(amd64 || arm64)
+
+package archivetest
+
+import (
+	"errors"
+	"syscall"
+)
+
+// FiltersWork says whether this system can refuse system calls.
+const FiltersWork = false
+
+// Rule refuses one system call.
+type Rule struct{}
+
+func install(bool, []Rule) error { return errors.ErrUnsupported }
+
+// WritesFail refuses every way to write to a file.
+func WritesFail(syscall.Errno) []Rule { return nil }
+
+// SyncsFail refuses to make files durable.
+func SyncsFail(syscall.Errno) []Rule { return nil }
+
+// OpensFail refuses to open or make a file.
+func OpensFail(syscall.Errno) []Rule { return nil }
+
+// NoMappedFiles refuses to map a file and lets anonymous memory be mapped.
+func NoMappedFiles() []Rule { return nil }
+
+// Enclave is what EGo's runtime refuses to a process inside SGX.
+func Enclave() []Rule { return nil }
+
+// NoReading refuses to read from any descriptor.
+func NoReading() []Rule { return nil }
