@@ -437,10 +437,10 @@ func (m *Machine) View() View {
 	defer m.mu.RUnlock()
 	d := &m.d
 	v := View{
-		Applied: d.applied, Level: d.level, ClusterID: d.clusterID, Manifest: d.manifest, IdentityKey: d.identity, RecoveryKey: d.recoveryKey,
+		Applied: d.applied, Level: d.level, ClusterID: d.clusterID, Manifest: d.manifest, IdentityKey: d.identity, RecoveryKey: orNil(d.recoveryKey),
 		Epoch: d.epoch, Generation: d.generation, Ended: d.ended, Sequence: d.sequence,
 		NodePolicy: d.nodePolicy, NodePolicyText: d.policy, Log: Head{d.log.size, d.log.root()},
-		Members: slices.Clone(d.members), Tickets: d.tickets, Removed: d.removed,
+		Members: slices.Clone(d.members), Tickets: orNil(d.tickets), Removed: orNil(d.removed),
 	}
 	if d.pending != nil {
 		v.Recovering, v.Received = true, uint64(len(d.pending.received))

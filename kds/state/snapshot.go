@@ -193,10 +193,10 @@ func (s *snapshot) same(d *data) error {
 // data checks what Apply would have guaranteed and builds the state of a cluster.
 func (s *snapshot) data() (*data, error) {
 	d := &data{
-		applied: s.Applied, level: s.Level, recoveryKey: s.RecoveryKey, epoch: s.Epoch, generation: s.Generation,
+		applied: s.Applied, level: s.Level, recoveryKey: orNil(s.RecoveryKey), epoch: s.Epoch, generation: s.Generation,
 		ended: s.Ended, sequence: s.Sequence, nodePolicy: s.NodePolicy, policy: s.Policy, floor: s.TimeFloor,
 		log:      frontier{s.LogSize, s.LogPeaks},
-		founding: s.Founding, founder: s.Founder, opened: s.Opened, tickets: s.Tickets, removed: s.Removed, expelled: s.Expelled,
+		founding: s.Founding, founder: s.Founder, opened: s.Opened, tickets: orNil(s.Tickets), removed: orNil(s.Removed), expelled: orNil(s.Expelled),
 	}
 	if err := s.checkCluster(d); err != nil {
 		return nil, err
@@ -208,6 +208,14 @@ func (s *snapshot) data() (*data, error) {
 		return nil, err
 	}
 	return d, s.addCollateral(d)
+}
+
+// orNil makes a restored list equal to the one that was never filled.
+func orNil[S ~[]E, E any](s S) S {
+	if len(s) == 0 {
+		return nil
+	}
+	return s
 }
 
 func (s *snapshot) addMembers(d *data) error {
@@ -227,6 +235,7 @@ func (s *snapshot) addMembers(d *data) error {
 		if m.Admitted > s.Applied {
 			return fmt.Errorf("slot %s was given away at index %d", m.Slot, m.Admitted)
 		}
+		m.Former = orNil(m.Former)
 		d.members = append(d.members, m)
 	}
 	return nil
