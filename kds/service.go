@@ -2,6 +2,7 @@ package kds
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,8 +39,10 @@ type CollateralSource interface {
 
 // Peers is what the replication knows of its servers.
 type Peers struct {
-	Leader api.ID   // zero if unknown
-	Voters []api.ID // of the latest configuration
+	Leader   api.ID            // zero if unknown
+	Voters   []api.ID          // of the latest configuration
+	Last     uint64            // index of the last entry here
+	Progress map[api.ID]uint64 // leader: last index that each of the others has told; nil elsewhere
 }
 
 // Errors of a Replica.
@@ -181,13 +184,33 @@ func (s *Service) describe() (api.Cluster, error) {
 		ClusterID: view.ClusterID, Epoch: view.Epoch, Generation: view.Generation, NodePolicy: view.NodePolicy,
 		Manifest: view.Manifest, IdentityKey: view.IdentityKey, LogSize: view.Log.Size, LogRoot: view.Log.Root,
 		Checkpoint: signature, Members: make([]api.Member, 0, len(view.Members)),
+		Level: view.Level, Ended: view.Ended, AdminSequence: view.Sequence, NodePolicyNow: view.NodePolicyText,
+		PolicySigned: view.NodePolicySigned, Tickets: make([]api.PendingTicket, 0, len(view.Tickets)),
+	}
+	for _, t := range view.Tickets {
+		c.Tickets = append(c.Tickets, api.PendingTicket{Slot: t.Slot, ServerID: t.ServerID, PlatformID: t.PlatformID})
 	}
 	for _, m := range view.Members {
 		id := api.ID(m.ServerID)
 		c.Members = append(c.Members, api.Member{
 			Slot: m.Slot, Incarnation: m.Incarnation, ServerID: id, APIAddr: m.APIAddr,
 			Voter: slices.Contains(peers.Voters, id), Leader: id == peers.Leader && !id.IsZero(),
+			TEE: m.TEE, Measurement: hex.EncodeToString(m.Measurement), TCBStatus: m.TCBStatus, Level: m.Level,
+			Admitted: m.Admitted, Lag: peers.lag(id),
 		})
 	}
 	return c, nil
+}
+
+// lag is how far a server is behind this one, where that is known.
+func (p *Peers) lag(id api.ID) *uint64 {
+	at, known := p.Progress[id]
+	if p.Progress != nil && id == p.Leader {
+		at, known = p.Last, true
+	}
+	if !known {
+		return nil
+	}
+	behind := p.Last - min(at, p.Last)
+	return &behind
 }

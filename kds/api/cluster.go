@@ -3,6 +3,7 @@ package api
 import (
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 )
 
 // Member is one member of the cluster as this node knows it.
@@ -13,6 +14,20 @@ type Member struct {
 	APIAddr     string `json:"api_addr"`
 	Voter       bool   `json:"voter"`
 	Leader      bool   `json:"leader"`
+
+	TEE         string  `json:"tee,omitempty"`         // sgx or tdx
+	Measurement string  `json:"measurement,omitempty"` // MRENCLAVE or MRTD, hex
+	TCBStatus   string  `json:"tcb_status,omitempty"`  // when it was admitted
+	Level       uint64  `json:"level"`                 // highest feature level that its build knows
+	Admitted    uint64  `json:"admitted_index"`        // of the entry that admitted this boot
+	Lag         *uint64 `json:"lag,omitempty"`         // entries that it is behind; only the leader knows
+}
+
+// PendingTicket is a ticket of the operators that no boot has used yet.
+type PendingTicket struct {
+	Slot       string `json:"slot"`
+	ServerID   ID     `json:"server_id"`
+	PlatformID ID     `json:"platform_id"`
 }
 
 // Cluster describes the cluster; GET /v1/cluster. Only manifest and identity
@@ -28,6 +43,55 @@ type Cluster struct {
 	LogRoot     ID       `json:"log_root"`
 	Checkpoint  []byte   `json:"checkpoint"` // identity key's signature of the log head
 	Members     []Member `json:"members"`
+
+	Level         uint64          `json:"level"`                        // feature level of the state
+	Ended         bool            `json:"ended"`                        // by the operators: nothing is written in this epoch any more
+	AdminSequence uint64          `json:"admin_sequence"`               // of the last statement of the operators; the next one is one more
+	NodePolicyNow []string        `json:"node_policy"`                  // constraints in force; proved by PolicySigned
+	PolicySigned  []byte          `json:"node_policy_signed,omitempty"` // SignedAdmin, encoded, that put them in force; absent while they are the manifest's
+	Tickets       []PendingTicket `json:"tickets"`
+}
+
+// Policy proves the node policy that the reply shows under the manifest that
+// Verify returned: the operators have signed it, and Version and NodePolicy are
+// what they say. Whether there is a newer one the reply cannot prove.
+func (c *Cluster) Policy(m *Manifest) (NodePolicy, error) {
+	p, err := ParseNodePolicy(m, c.ClusterID, c.PolicySigned)
+	if err != nil {
+		return NodePolicy{}, err
+	}
+	if p.Version != c.NodePolicy || !slices.Equal(p.Constraints, c.NodePolicyNow) {
+		return NodePolicy{}, fmt.Errorf("%w: the node policy shown is not the one that the operators have signed", ErrMembership)
+	}
+	return p, nil
+}
+
+// AdminRequest submits a statement of the operators; POST /v1/admin/statements.
+type AdminRequest struct {
+	Statement []byte     `json:"statement"` // AdminStatement, canonical CBOR
+	Approvals []Approval `json:"approvals"` // of the operators, sorted by key
+}
+
+// Check reports the first bound that the request breaks.
+func (r *AdminRequest) Check() error {
+	switch {
+	case len(r.Statement) == 0:
+		return fmt.Errorf("%w: the statement is missing", ErrMalformed)
+	case len(r.Statement) > MaxAdmin:
+		return fmt.Errorf("%w: statement of %d bytes, limit %d", ErrTooLarge, len(r.Statement), MaxAdmin)
+	case len(r.Approvals) > MaxOperators:
+		return fmt.Errorf("%w: %d approvals, limit %d", ErrTooLarge, len(r.Approvals), MaxOperators)
+	}
+	return nil
+}
+
+// AdminReply says that the cluster has accepted a statement.
+type AdminReply struct {
+	ClusterID ID     `json:"cluster_id"`
+	Epoch     uint64 `json:"epoch"`
+	Sequence  uint64 `json:"sequence"`
+	Kind      string `json:"kind"`
+	Index     uint64 `json:"index"` // of the entry
 }
 
 // Verify checks that manifest and identity key hash to clusterID and that the

@@ -16,7 +16,7 @@ const (
 	MaxReplyBody  = 512 << 10 // JSON body of any reply a client reads
 
 	MaxManifest    = 64 << 10  // bytes of an encoded genesis manifest
-	MaxStatement   = 80 << 10  // bytes of an encoded node statement: a manifest, a key, a membership
+	MaxStatement   = 152 << 10 // bytes of an encoded node statement: a manifest, a key, a membership, a node policy
 	MaxNodePolicy  = 64        // constraints in a manifest
 	MaxOperators   = 64        // operator keys in a manifest
 	MaxSlot        = 32        // bytes of a slot name
@@ -26,6 +26,8 @@ const (
 	MaxRecord      = 16 << 10  // bytes of an encoded release record
 	MaxOpenSlots   = 9         // slots that a manifest may leave open to any platform
 	MaxAdmin       = 64 << 10  // bytes of an encoded admin statement
+	MaxSignedAdmin = 72 << 10  // bytes of an encoded admin statement with its approvals; it must fit one entry
+	MaxAdminBody   = 112 << 10 // JSON body of an admin request: a signed statement in base64
 	MaxRecovery    = 16 << 10  // bytes of an encoded recovery statement
 	MaxOldServers  = 128       // servers that a recovery statement names
 	MaxRecoveryKey = 2048      // bytes of the public key that roots are wrapped to

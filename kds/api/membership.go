@@ -109,6 +109,7 @@ type NodeStatement struct {
 	IdentityKey []byte
 	Membership  Membership
 	Signature   []byte
+	Policy      []byte // SignedAdmin, encoded: the newest node policy that the node knows of; empty while it is the manifest's
 }
 
 // Marshal returns the canonical encoding.

@@ -14,23 +14,25 @@ type Code string
 
 // The codes. Retry says which of them another attempt may cure.
 const (
-	CodeBadRequest      Code = "bad_request"      // the request itself is wrong
-	CodeTooLarge        Code = "too_large"        // a part exceeds its limit
-	CodeEvidenceMissing Code = "evidence_missing" // the endpoint needs evidence and the channel carried none
-	CodeEvidenceRefused Code = "evidence_refused" // not genuine, or not of this channel; Stage says where
-	CodePolicyDenied    Code = "policy_denied"    // genuine, but not what the policy allows; see Failures
-	CodeNotFound        Code = "not_found"        // no such version or endpoint
-	CodeNotLeader       Code = "not_leader"       // ask the node in Leader
-	CodeNoQuorum        Code = "no_quorum"        // too few nodes answer; nothing was released
-	CodeStale           Code = "stale"            // policy, collateral or epoch moved during the request
-	CodeHalted          Code = "halted"           // this node met an entry it does not know and stopped serving
-	CodeInternal        Code = "internal"         // a fault of the service
+	CodeBadRequest      Code = "bad_request"       // the request itself is wrong
+	CodeTooLarge        Code = "too_large"         // a part exceeds its limit
+	CodeEvidenceMissing Code = "evidence_missing"  // the endpoint needs evidence and the channel carried none
+	CodeEvidenceRefused Code = "evidence_refused"  // not genuine, or not of this channel; Stage says where
+	CodePolicyDenied    Code = "policy_denied"     // genuine, but not what the policy allows; see Failures
+	CodeNotFound        Code = "not_found"         // no such version or endpoint
+	CodeNotLeader       Code = "not_leader"        // ask the node in Leader
+	CodeNoQuorum        Code = "no_quorum"         // too few nodes answer; nothing was released
+	CodeStale           Code = "stale"             // policy, collateral or epoch moved during the request
+	CodeHalted          Code = "halted"            // this node met an entry it does not know and stopped serving
+	CodeStatement       Code = "statement_refused" // a statement of the operators that does not hold here; Stage says which part
+	CodeEnded           Code = "ended"             // the operators have ended this epoch
+	CodeInternal        Code = "internal"          // a fault of the service
 )
 
 var statusOf = map[Code]int{
 	CodeBadRequest: 400, CodeTooLarge: 413, CodeEvidenceMissing: 401, CodeEvidenceRefused: 403,
 	CodePolicyDenied: 403, CodeNotFound: 404, CodeNotLeader: 307, CodeNoQuorum: 503, CodeStale: 409,
-	CodeHalted: 503, CodeInternal: 500,
+	CodeHalted: 503, CodeInternal: 500, CodeStatement: 403, CodeEnded: 410,
 }
 
 // Status returns the HTTP status that goes with the code; an unknown code is

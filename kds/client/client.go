@@ -25,12 +25,13 @@ type Client struct {
 	ctx       context.Context // ends with Close
 	cancel    context.CancelFunc
 
-	mu        sync.Mutex // guards what follows
-	epoch     uint64
-	floor     time.Time
-	identity  ed25519.PublicKey
-	preferred string    // the endpoint that answered last, usually the leader
-	renewed   time.Time // when the pool was last emptied
+	mu         sync.Mutex // guards what follows
+	epoch      uint64
+	floor      time.Time
+	identity   ed25519.PublicKey
+	nodePolicy api.NodePolicy // the newest seen
+	preferred  string         // the endpoint that answered last, usually the leader
+	renewed    time.Time      // when the pool was last emptied
 }
 
 // New returns a client. It opens no connection.
@@ -135,12 +136,16 @@ func (c *Client) Attest(ctx context.Context, req api.AttestRequest) (api.Verdict
 	return reply, nil
 }
 
-// Cluster describes the cluster. Manifest, identity key and log head are proved; the list of members is what the answering
+// Cluster describes the cluster. Manifest, identity key, log head and node policy are proved; the list of members is what the answering
 // node believes.
 func (c *Client) Cluster(ctx context.Context) (api.Cluster, error) {
 	var reply api.Cluster
 	err := c.do(ctx, call{http.MethodGet, "/v1/cluster", nil, &reply, func(epoch uint64) error {
-		if _, err := reply.Verify(c.cfg.ClusterID); err != nil {
+		manifest, err := reply.Verify(c.cfg.ClusterID)
+		if err != nil {
+			return err
+		}
+		if _, err := reply.Policy(manifest); err != nil {
 			return err
 		}
 		if reply.Epoch < epoch {
@@ -150,6 +155,29 @@ func (c *Client) Cluster(ctx context.Context) (api.Cluster, error) {
 	}})
 	if err != nil {
 		return api.Cluster{}, err
+	}
+	return reply, nil
+}
+
+// Operate submits a statement that the operators have signed. Any node takes it. A statement of a sequence that the cluster
+// has accepted already, word for word, is accepted again and changes nothing, so that a call whose end was lost may be repeated.
+func (c *Client) Operate(ctx context.Context, req api.AdminRequest) (api.AdminReply, error) {
+	if err := req.Check(); err != nil {
+		return api.AdminReply{}, err
+	}
+	st, err := api.ParseAdmin(req.Statement)
+	if err != nil {
+		return api.AdminReply{}, err
+	}
+	var reply api.AdminReply
+	err = c.do(ctx, call{http.MethodPost, "/v1/admin/statements", req, &reply, func(epoch uint64) error {
+		if reply.ClusterID != c.cfg.ClusterID || reply.Epoch != st.Epoch || reply.Sequence != st.Sequence || reply.Kind != st.Kind {
+			return fmt.Errorf("it answers for statement %d of epoch %d, %s", reply.Sequence, reply.Epoch, reply.Kind)
+		}
+		return nil
+	}})
+	if err != nil {
+		return api.AdminReply{}, err
 	}
 	return reply, nil
 }

@@ -50,6 +50,8 @@ type Config struct {
 	Root attest.Root
 	// MinEpoch is the lowest epoch to accept: the highest that the app saw before, if it keeps it. See Client.Epoch.
 	MinEpoch uint64
+	// MinNodePolicy is the lowest version of the node policy to accept: the highest that the app saw before. See Client.NodePolicy.
+	MinNodePolicy uint64
 	// Attest produces the app's evidence: a quote over exactly reportData and the collateral that its host fetched, if any.
 	// Nil is enough for calls that need no evidence.
 	Attest func(ctx context.Context, reportData [64]byte) (ratls.Evidence, error)

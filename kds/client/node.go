@@ -18,6 +18,7 @@ type node struct {
 	epoch    uint64
 	identity ed25519.PublicKey // determined by the cluster id
 	issued   time.Time         // latest signed time in its collateral
+	policy   api.NodePolicy    // that its evidence satisfies
 }
 
 // refusedError is a refusal in the handshake by a node that had proved itself; anyone may send the same words before that.
@@ -104,11 +105,41 @@ func (c *Client) judge(hello ratls.Hello, ev ratls.Evidence) (*attest.Verified, 
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := satisfies(manifest.NodePolicy, verified, now); err != nil {
+	policy, err := c.policy(manifest, statement)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := satisfies(policy.Constraints, verified, now); err != nil {
 		return nil, nil, err
 	}
 	issued := verified.Claims().Collateral.LatestIssue
-	return verified, &node{epoch: hello.Epoch, identity: statement.IdentityKey, issued: issued}, nil
+	return verified, &node{epoch: hello.Epoch, identity: statement.IdentityKey, issued: issued, policy: policy}, nil
+}
+
+// policy is the node policy to judge a node by: the newest that this client has proof of. The operators of the pinned
+// manifest have signed it, so a node shows a change of it where the manifest's own policy names older code.
+func (c *Client) policy(m *api.Manifest, s *api.NodeStatement) (api.NodePolicy, error) {
+	shown, err := s.NodePolicy(m)
+	if err != nil {
+		return api.NodePolicy{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.nodePolicy.Newer(shown) {
+		shown = c.nodePolicy
+	}
+	if shown.Version < c.cfg.MinNodePolicy {
+		return api.NodePolicy{}, fmt.Errorf("%w: the node knows the node policy up to version %d, %d was seen", api.ErrMembership, shown.Version, c.cfg.MinNodePolicy)
+	}
+	return shown, nil
+}
+
+// NodePolicy is the version of the newest node policy that a node proved to this client, 0 before the first. An app that
+// keeps it, sealed, and passes it as MinNodePolicy cannot be led to a node of code that the operators no longer accept.
+func (c *Client) NodePolicy() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nodePolicy.Version
 }
 
 func (c *Client) verify(ev ratls.Evidence, now time.Time) (*attest.Verified, error) {
@@ -146,6 +177,9 @@ func (c *Client) met(n *node) {
 	rose := c.identity != nil && n.epoch > c.epoch
 	c.epoch = max(c.epoch, n.epoch)
 	c.identity = n.identity
+	if n.policy.Newer(c.nodePolicy) {
+		c.nodePolicy = n.policy
+	}
 	if n.issued.After(c.floor) {
 		c.floor = n.issued
 	}

@@ -462,15 +462,27 @@ func (s *service) KeySet(ctx context.Context) (api.KeySet, error) {
 	return v.KeySet(), s.enter(ctx)
 }
 
+func (s *service) Operate(ctx context.Context, req api.AdminRequest) (api.AdminReply, error) {
+	st, err := api.ParseAdmin(req.Statement)
+	if err != nil {
+		return api.AdminReply{}, err
+	}
+	return api.AdminReply{ClusterID: st.ClusterID, Epoch: st.Epoch, Sequence: st.Sequence, Kind: st.Kind, Index: 9}, s.enter(ctx)
+}
+
 func (s *service) Cluster(ctx context.Context) (api.Cluster, error) {
 	if err := s.enter(ctx); err != nil {
 		return api.Cluster{}, err
 	}
 	out := api.Cluster{
 		ClusterID: s.cluster.id, Epoch: s.epoch, Generation: 1, NodePolicy: 1, Manifest: s.cluster.manifest,
-		IdentityKey: s.cluster.identity.Public(), Members: []api.Member{},
+		IdentityKey: s.cluster.identity.Public(), Members: []api.Member{}, Tickets: []api.PendingTicket{},
 	}
-	var err error
+	m, err := api.ParseManifest(s.cluster.manifest)
+	if err != nil {
+		return api.Cluster{}, err
+	}
+	out.NodePolicyNow = m.NodePolicy
 	out.Checkpoint, err = api.SignCheckpoint(s.cluster.identity, out.ClusterID, out.Epoch, out.LogSize, out.LogRoot)
 	if s.describe != nil {
 		s.describe(&out)

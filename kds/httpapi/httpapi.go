@@ -23,11 +23,13 @@ type Service interface {
 	Attest(ctx context.Context, req api.AttestRequest) (api.Verdict, error)
 	Cluster(ctx context.Context) (api.Cluster, error)
 	KeySet(ctx context.Context) (api.KeySet, error)
+	Operate(ctx context.Context, req api.AdminRequest) (api.AdminReply, error)
 }
 
 // Public is the whole list of endpoints that answer a client without evidence. They reveal no secret.
 var Public = []string{
 	"GET /v1/cluster",
+	"POST /v1/admin/statements", // what counts is the operators' signatures
 	"POST /v1/attest",
 	"POST /v1/keys/public",
 	"GET /v1/openapi.json",
@@ -61,6 +63,7 @@ var routes = []route{
 	{http.MethodGet, "/v1/cluster", 0, (*handler).cluster},
 	{http.MethodGet, "/v1/openapi.json", 0, (*handler).openAPI},
 	{http.MethodGet, "/.well-known/jwks.json", 0, (*handler).keySet},
+	{http.MethodPost, "/v1/admin/statements", api.MaxAdminBody, (*handler).operate},
 	{http.MethodPost, "/v1/attest", api.MaxAttestBody, (*handler).attest},
 	{http.MethodPost, "/v1/keys", api.MaxKeyBody, (*handler).release},
 	{http.MethodPost, "/v1/keys/public", api.MaxKeyBody, (*handler).publicKey},
@@ -207,6 +210,14 @@ func (h *handler) attest(r *http.Request, body []byte) (any, error) {
 		return nil, err
 	}
 	return h.service.Attest(r.Context(), req)
+}
+
+func (h *handler) operate(r *http.Request, body []byte) (any, error) {
+	var req api.AdminRequest
+	if err := decode(body, api.MaxAdminBody, &req); err != nil {
+		return nil, err
+	}
+	return h.service.Operate(r.Context(), req)
 }
 
 // decode reads exactly one value of T and applies its own bounds.

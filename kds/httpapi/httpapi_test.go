@@ -62,6 +62,10 @@ func (f *fake) Cluster(ctx context.Context) (api.Cluster, error) {
 	return api.Cluster{Epoch: 4}, f.called(ctx, "cluster")
 }
 
+func (f *fake) Operate(ctx context.Context, req api.AdminRequest) (api.AdminReply, error) {
+	return api.AdminReply{Sequence: uint64(len(req.Statement))}, f.called(ctx, "operate")
+}
+
 func (f *fake) KeySet(ctx context.Context) (api.KeySet, error) {
 	return api.KeySet{Keys: []api.JSONWebKey{{KeyType: "OKP", KeyID: "thumbprint"}}}, f.called(ctx, "keyset")
 }
@@ -141,6 +145,7 @@ func TestServes(t *testing.T) {
 		{"POST", "/v1/attest", `{"quote":"AAAA"}`, `"ok":true`},
 		{"POST", "/v1/keys/public", keyBody, `"public_key":"AQ=="`},
 		{"POST", "/v1/keys", keyBody, `"key":"azN5"`},
+		{"POST", "/v1/admin/statements", `{"statement":"AAAA","approvals":[]}`, `"sequence":3`},
 		{"GET", "/v1/openapi.json", "", `"openapi"`},
 		{"GET", "/.well-known/jwks.json", "", `{"keys":[{"kty":"OKP",`},
 	}
@@ -406,6 +411,7 @@ func TestOpenAPI(t *testing.T) {
 		"KeyRequest": api.KeyRequest{}, "KeyReply": api.KeyReply{}, "PublicKeyReply": api.PublicKeyReply{}, "Receipt": api.Receipt{},
 		"AttestRequest": api.AttestRequest{}, "Verdict": api.Verdict{}, "Cluster": api.Cluster{}, "Member": api.Member{},
 		"Problem": api.Problem{}, "Failure": api.Failure{}, "Leader": api.Leader{}, "Version": api.Version{},
+		"AdminRequest": api.AdminRequest{}, "AdminReply": api.AdminReply{}, "PendingTicket": api.PendingTicket{},
 		"KeySet": api.KeySet{}, "JSONWebKey": api.JSONWebKey{},
 	} {
 		want := jsonFields(v)

@@ -57,8 +57,8 @@ func refusalOf(err error) *RefusedError {
 	if !ok {
 		return &RefusedError{Retry: true, Text: "the cluster could not complete the admission; try again"}
 	}
-	r := &RefusedError{Text: rejected.Error(), Superseded: errors.Is(rejected, state.ErrSuperseded)}
-	for _, moved := range []error{state.ErrIncarnation, state.ErrCollateral, state.ErrNodePolicy, state.ErrNotNewer} {
+	r := &RefusedError{Text: rejected.Error(), Superseded: errors.Is(rejected, state.ErrSuperseded) || errors.Is(rejected, state.ErrRemoved)}
+	for _, moved := range []error{state.ErrIncarnation, state.ErrCollateral, state.ErrNodePolicy, state.ErrNotNewer, state.ErrTicket} {
 		r.Retry = r.Retry || errors.Is(rejected, moved)
 	}
 	return r
@@ -100,14 +100,17 @@ func (n *Node) admission(ctx context.Context, c *ratls.Conn, req joinRequest) er
 	if req.Version != 1 {
 		return &RefusedError{Text: "join version 1 is spoken here"}
 	}
-	if !api.ValidSlot(req.Slot) || !api.ValidAddress(req.RaftAddr) || !api.ValidAddress(req.APIAddr) {
-		return &RefusedError{Text: "the request's slot or addresses are malformed"}
+	if n.machine.View().Ended {
+		return &RefusedError{Text: "the operators have ended this epoch; a recovery opens the next one"}
+	}
+	if req.Level == 0 || !api.ValidSlot(req.Slot) || !api.ValidAddress(req.RaftAddr) || !api.ValidAddress(req.APIAddr) {
+		return &RefusedError{Text: "the request's slot, addresses or feature level are malformed"}
 	}
 	if err := s.SafeRead(ctx); err != nil { // we lead, and our state is current
 		return err
 	}
-	policyVersion := n.machine.View().NodePolicy // before the judgement, so that Apply sees a change in between
-	a, err := n.judgeAgain(ctx, c)
+	view := n.machine.View() // before the judgement, so that Apply sees a change in between
+	a, err := n.judgeAgain(ctx, c, view)
 	if err != nil {
 		return err
 	}
@@ -117,7 +120,7 @@ func (n *Node) admission(ctx context.Context, c *ratls.Conn, req joinRequest) er
 	if err := a.Replicate(ctx, replica{s}, n.membership().Epoch); err != nil {
 		return err
 	}
-	member, err := n.commitAdmission(ctx, c.Peer().Key, policyVersion, a, req)
+	member, err := n.commitAdmission(ctx, c.Peer().Key, view.NodePolicy, a, req)
 	if err != nil {
 		return err
 	}
@@ -127,11 +130,11 @@ func (n *Node) admission(ctx context.Context, c *ratls.Conn, req joinRequest) er
 	if err := n.grant(c, member); err != nil {
 		return fmt.Errorf("handing over the secrets: %w", err)
 	}
-	return n.promote(ctx, c, member)
+	return n.promote(ctx, c, member, view.NodePolicy)
 }
 
 // promote moves a joiner that holds the secrets into the configuration.
-func (n *Node) promote(ctx context.Context, c *ratls.Conn, member state.Member) error {
+func (n *Node) promote(ctx context.Context, c *ratls.Conn, member state.Member, policyVersion uint64) error {
 	index, err := n.catchUp(ctx, c, member)
 	if err != nil {
 		return fmt.Errorf("catching up: %w", err)
@@ -141,6 +144,9 @@ func (n *Node) promote(ctx context.Context, c *ratls.Conn, member state.Member) 
 	// one believe a peer who says that it is out.
 	if !n.holds(member) {
 		return &RefusedError{Superseded: true, Text: state.ErrSuperseded.Error()}
+	}
+	if n.machine.View().NodePolicy != policyVersion { // its code may not be accepted any more
+		return &RefusedError{Retry: true, Text: "the node policy has changed during the admission; try again"}
 	}
 	if index, err = n.removeSuperseded(ctx, index); err != nil {
 		return err
@@ -161,7 +167,7 @@ func (n *Node) holds(member state.Member) bool {
 
 // judgeAgain judges the evidence with the state as it is now and not as it was
 // at the handshake: the joiner may have waited, and collateral moved.
-func (n *Node) judgeAgain(ctx context.Context, c *ratls.Conn) (*kds.Assessment, error) {
+func (n *Node) judgeAgain(ctx context.Context, c *ratls.Conn, view state.View) (*kds.Assessment, error) {
 	peer := c.Peer()
 	a, err := n.judge.Assess(ctx, peer.Evidence.Quote, peer.Evidence.Collateral, kds.ForRoots)
 	if err != nil {
@@ -170,33 +176,32 @@ func (n *Node) judgeAgain(ctx context.Context, c *ratls.Conn) (*kds.Assessment, 
 	if a.Verified().Claims().ReportData != peer.ReportData {
 		return nil, &RefusedError{Text: "the evidence is of another channel"}
 	}
-	if err := checkNodePolicy(n.membership().manifest, a.Verified(), a.Now()); err != nil {
+	if err := checkConstraints(view.NodePolicyText, a.Verified(), a.Now()); err != nil {
 		return nil, &RefusedError{Text: err.Error()}
 	}
 	return a, nil
 }
 
 // checkSlot decides whether the joiner may have the slot. A slot belongs to the
-// platform that took it first; the state enforces that too, but a stranger must
-// not even get as far as the clone alarm.
+// platform that took it first, or that the operators have signed a ticket for;
+// the state enforces that too, but a stranger must not even get as far as the
+// clone alarm.
 func (n *Node) checkSlot(ctx context.Context, slot string, joiner, platform [32]byte) error {
+	if err := n.entitled(slot, joiner, platform); err != nil {
+		return err
+	}
 	v := n.machine.View()
 	for _, m := range v.Members {
-		if m.Slot == slot && slices.Contains(m.Former, joiner) {
-			return n.superseded(joiner)
-		}
-	}
-	for _, m := range v.Members {
 		switch {
-		case m.Slot != slot && m.PlatformID == platform:
-			return &RefusedError{Text: state.ErrOneSlot.Error()}
 		case m.Slot != slot:
 			continue
-		case m.PlatformID != platform:
-			return &RefusedError{Text: state.ErrPlatform.Error()}
 		case m.ServerID == joiner:
 			return nil
-		case m.ServerID == n.boot.id:
+		}
+		if err := n.paced(m); err != nil {
+			return err
+		}
+		if m.ServerID == n.boot.id {
 			return n.yieldSlot(ctx, slot)
 		}
 		n.work.Go(func() { n.probeOlder(m) }) // beside the admission: at the address may be a silent host
@@ -208,13 +213,29 @@ func (n *Node) checkSlot(ctx context.Context, slot string, joiner, platform [32]
 	return nil
 }
 
+// paced makes a new boot wait whose slot has changed hands too often. The alarm
+// comes first: a clone that flaps is alarmed at every try, and slowed.
+func (n *Node) paced(m state.Member) error {
+	wait := n.pace.take(m.Slot, time.Now(), n.tune.paceBurst, n.tune.paceRefill)
+	if wait == 0 {
+		return nil
+	}
+	n.metrics.slowed.Inc()
+	n.log.Warn("a slot changes hands too often; its next boot has to wait", "claimed", m.Slot, "incarnation", m.Incarnation, "wait", wait)
+	if m.ServerID != n.boot.id {
+		n.work.Go(func() { n.probeOlder(m) })
+	}
+	return &RefusedError{Retry: true, Text: fmt.Sprintf("slot %s has changed hands too often; the next boot of it is admitted in %v. "+
+		"If you have not restarted it, two machines claim the slot: see the clone alarms", m.Slot, wait.Round(time.Second/10))}
+}
+
 // superseded answers a boot whose slot a newer one has. While it is still in
 // the configuration its roots may be needed: it must not give up.
-func (n *Node) superseded(joiner [32]byte) error {
+func (n *Node) superseded(joiner [32]byte, why error) error {
 	if members, _ := n.store.Load().Members(); contains(members, joiner) {
-		return &RefusedError{Retry: true, Text: "a newer boot has the slot, and this one is still in the configuration"}
+		return &RefusedError{Retry: true, Text: why.Error() + "; it is still in the configuration"}
 	}
-	return &RefusedError{Superseded: true, Text: state.ErrSuperseded.Error()}
+	return &RefusedError{Superseded: true, Text: why.Error()}
 }
 
 // probeOlder raises the clone alarm when the older boot of a slot answers with
@@ -274,7 +295,7 @@ func (n *Node) admitEntry(a *kds.Assessment, policyVersion uint64, req joinReque
 	return &state.Admit{Epoch: n.membership().Epoch, NodePolicy: policyVersion, CollateralKey: key, CollateralVersion: version,
 		Slot: req.Slot, Incarnation: incarnation, ServerID: id, PlatformID: a.Verified().Claims().Platform.ID(),
 		RaftAddr: req.RaftAddr, APIAddr: req.APIAddr,
-		Level: state.Level, TEE: key.TEE, Measurement: a.Measurement(), TCBStatus: a.TCBStatus()}
+		Level: req.Level, TEE: key.TEE, Measurement: a.Measurement(), TCBStatus: a.TCBStatus()}
 }
 
 // grant sends statement and secrets and waits for the joiner to hold them.

@@ -40,7 +40,6 @@ func TestRootsAreForAdmittedNodesOnly(t *testing.T) {
 		"a debug enclave":       {"b", s.launch("machine-b", debug), nil, "debug"},
 		"a revoked TCB":         {"b", s.launch("machine-tcb", nodeImage, sim.WithTCB(attest.StatusRevoked)), nil, "node policy"},
 		"a revoked platform":    {"b", revoked, nil, "revoked"},
-		"a member's slot":       {"a", s.launch("machine-b", nodeImage), nil, "another platform"},
 		"an app enclave":        {"b", s.launch("machine-b", appImage), nil, "node policy"},
 		"the wrong cluster id":  {"b", s.launch("machine-b", nodeImage), func(c *Config) { c.ClusterID = api.ID{7} }, "another cluster"},
 		"an epoch that is over": {"b", s.launch("machine-b", nodeImage), func(c *Config) { c.MinEpoch = 2 }, "epoch"},
@@ -53,6 +52,18 @@ func TestRootsAreForAdmittedNodesOnly(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: refused with %v, want %q in it", name, err, c.want)
 		}
+	}
+	// A member's slot is for a machine that the operators vouch for: it waits, and gets nothing meanwhile.
+	stranger, err := New(s.config("a", s.launch("machine-b", nodeImage)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	if _, err := stranger.joinAt(t.Context(), first.PeerAddr()); err == nil || !strings.Contains(err.Error(), "needs a ticket") {
+		t.Errorf("a member's slot: %v", err)
+	}
+	if stranger.secrets != nil || stranger.store.Load() != nil {
+		t.Error("the stranger holds something")
 	}
 	if members, _ := first.store.Load().Members(); len(members) != 1 {
 		t.Errorf("the configuration has %d members", len(members))

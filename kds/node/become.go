@@ -36,8 +36,8 @@ func (n *Node) become(s *kds.Secrets, m *membership) error {
 		return err
 	}
 	n.secrets = s
-	n.prover.attach(m.statement)
 	n.member.Store(m) // before anybody can talk to the store: nothing is served yet
+	n.showPolicy()
 	n.store.Store(store)
 	if n.ctx.Err() != nil { // Close ran before it could see the store
 		store.Shutdown()
@@ -50,6 +50,7 @@ func (n *Node) become(s *kds.Secrets, m *membership) error {
 	context.AfterFunc(n.ctx, func() { l.Close() })
 	n.work.Go(func() { n.ended("peer listener", n.servePeers(l)) })
 	n.work.Go(n.sweeps)
+	n.work.Go(n.reconciles)
 	return nil
 }
 

@@ -202,7 +202,7 @@ func TestAdmissionIsBoundToItsCollateral(t *testing.T) {
 	if err := newer.Replicate(t.Context(), replica{a.store.Load()}, 1); err != nil {
 		t.Fatal(err)
 	}
-	_, err = a.commitAdmission(t.Context(), [32]byte{5}, 1, decided, joinRequest{Version: 1, Slot: "b", RaftAddr: "b:1", APIAddr: "b:2"})
+	_, err = a.commitAdmission(t.Context(), [32]byte{5}, 1, decided, joinRequest{Version: 1, Slot: "b", RaftAddr: "b:1", APIAddr: "b:2", Level: state.Level})
 	if !errors.Is(err, state.ErrCollateral) || !refusalOf(err).Retry {
 		t.Errorf("the entry of an old decision: %v", err)
 	}
@@ -258,7 +258,7 @@ func interrupted(t *testing.T, n *Node, member *running, slot string) error {
 	poll(t, "the admission before is over", func() bool {
 		c := dialJoin(t, n, member)
 		defer c.Close()
-		if err = send(c, kindRequest, joinRequest{Version: 1, Slot: slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr}); err != nil {
+		if err = send(c, kindRequest, joinRequest{Version: 1, Slot: slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr, Level: state.Level}); err != nil {
 			return true
 		}
 		var g joinGrant

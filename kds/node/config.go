@@ -51,6 +51,11 @@ type Config struct {
 	// bytes of a build after the recovery, or the operators. From the host's
 	// configuration it protects against mistakes only.
 	MinEpoch uint64
+	// MinNodePolicy is the lowest version of the node policy that members must
+	// know of; 0 means any. A member shows the newest change that it knows, signed
+	// by the operators; a host that keeps a server of an older day alive could
+	// lead a node to it, unless somebody remembers the version, as with MinEpoch.
+	MinNodePolicy uint64
 	// Join lists peer addresses to ask for admission.
 	Join []string
 

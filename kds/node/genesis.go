@@ -93,7 +93,7 @@ func (n *Node) firstEntries(ctx context.Context, m *membership, ev ratls.Evidenc
 	if err := n.awaitLeadership(ctx); err != nil {
 		return err
 	}
-	if _, err := n.propose(ctx, &state.Genesis{Level: state.Level, Manifest: m.raw, IdentityKey: m.identity, Epoch: 1, Generation: 1}); err != nil {
+	if _, err := n.propose(ctx, &state.Genesis{Level: n.level, Manifest: m.raw, IdentityKey: m.identity, Epoch: 1, Generation: 1}); err != nil {
 		return err
 	}
 	// The operators have judged this evidence; it receives roots from nobody.
@@ -104,7 +104,7 @@ func (n *Node) firstEntries(ctx context.Context, m *membership, ev ratls.Evidenc
 	if err := a.Replicate(ctx, replica{store}, 1); err != nil {
 		return err
 	}
-	_, err = n.propose(ctx, n.admitEntry(a, n.machine.View().NodePolicy, joinRequest{Slot: m.Slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr}, 1, n.boot.id))
+	_, err = n.propose(ctx, n.admitEntry(a, n.machine.View().NodePolicy, joinRequest{Slot: m.Slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr, Level: n.level}, 1, n.boot.id))
 	return err
 }
 

@@ -66,6 +66,10 @@ func (n *Node) storeDone() <-chan struct{} {
 	return nil
 }
 
+// errLeaderUnfit is about a leader that this node refuses. Another one may lead
+// in a moment: leaders of code that is not accepted any more hand over.
+var errLeaderUnfit = errors.New("node: the cluster's present leader is refused")
+
 // final tells what another attempt cannot cure: a refusal of ours or of theirs.
 func final(err error) bool {
 	if r, ok := errors.AsType[*RefusedError](err); ok {
@@ -74,7 +78,7 @@ func final(err error) bool {
 	if r, ok := errors.AsType[*ratls.RefusedError](err); ok {
 		return r.Code != ratls.CodeInternal
 	}
-	if errors.Is(err, kds.ErrStale) {
+	if errors.Is(err, kds.ErrStale) || errors.Is(err, errLeaderUnfit) {
 		return false
 	}
 	return errors.Is(err, state.ErrHalted) || errors.Is(err, ratls.ErrEvidence) || errors.Is(err, ratls.ErrClusterID) || errors.Is(err, ratls.ErrEpoch) ||
@@ -83,8 +87,11 @@ func final(err error) bool {
 
 // joinVia follows redirects from addr.
 func (n *Node) joinVia(ctx context.Context, addr string) error {
-	for range maxRedirects {
+	for hop := range maxRedirects {
 		next, err := n.joinAt(ctx, addr)
+		if err != nil && hop > 0 && errors.Is(err, ErrNodePolicy) {
+			return fmt.Errorf("%w: %w", errLeaderUnfit, err)
+		}
 		if err != nil || next == "" {
 			return err
 		}
@@ -106,7 +113,7 @@ func (n *Node) joinAt(ctx context.Context, addr string) (next string, err error)
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
-	if err := send(c, kindRequest, joinRequest{Version: 1, Slot: n.cfg.Slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr}); err != nil {
+	if err := send(c, kindRequest, joinRequest{Version: 1, Slot: n.cfg.Slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr, Level: n.level}); err != nil {
 		return "", err
 	}
 	k, body, err := receive(c)

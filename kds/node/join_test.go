@@ -10,6 +10,7 @@ import (
 
 	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
 )
 
 // dialJoin opens join/1 to a member as an attested node that may then misbehave.
@@ -39,7 +40,7 @@ func TestInterruptedAdmissionIsResumed(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := dialJoin(t, n, a)
-	if err := send(c, kindRequest, joinRequest{Version: 1, Slot: "b", RaftAddr: n.peerAddr, APIAddr: n.apiAddr}); err != nil {
+	if err := send(c, kindRequest, joinRequest{Version: 1, Slot: "b", RaftAddr: n.peerAddr, APIAddr: n.apiAddr, Level: state.Level}); err != nil {
 		t.Fatal(err)
 	}
 	var g joinGrant
@@ -76,7 +77,7 @@ func TestMalformedJoinRequests(t *testing.T) {
 		b := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
 		return append(append(b, byte(k)), body...)
 	}
-	good, err := api.MarshalCanonical(joinRequest{Version: 1, Slot: "b", RaftAddr: "x:1", APIAddr: "x:2"})
+	good, err := api.MarshalCanonical(joinRequest{Version: 1, Slot: "b", RaftAddr: "x:1", APIAddr: "x:2", Level: state.Level})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,10 +98,11 @@ func TestMalformedJoinRequests(t *testing.T) {
 		}
 	}
 	for name, req := range map[string]joinRequest{
-		"another version": {Version: 2, Slot: "b", RaftAddr: "x:1", APIAddr: "x:2"},
-		"bad slot":        {Version: 1, Slot: "../b", RaftAddr: "x:1", APIAddr: "x:2"},
-		"bad address":     {Version: 1, Slot: "b", RaftAddr: "x 1", APIAddr: "x:2"},
-		"no address":      {Version: 1, Slot: "b", RaftAddr: "x:1"},
+		"another version": {Version: 2, Slot: "b", RaftAddr: "x:1", APIAddr: "x:2", Level: state.Level},
+		"bad slot":        {Version: 1, Slot: "../b", RaftAddr: "x:1", APIAddr: "x:2", Level: state.Level},
+		"bad address":     {Version: 1, Slot: "b", RaftAddr: "x 1", APIAddr: "x:2", Level: state.Level},
+		"no address":      {Version: 1, Slot: "b", RaftAddr: "x:1", Level: state.Level},
+		"no level":        {Version: 1, Slot: "b", RaftAddr: "x:1", APIAddr: "x:2"},
 	} {
 		c := dialJoin(t, n, a)
 		if err := send(c, kindRequest, req); err != nil {
@@ -129,14 +131,14 @@ func TestSlotsAreBounded(t *testing.T) {
 		}
 		defer n.Close()
 		c := dialJoin(t, n, a)
-		if err := send(c, kindRequest, joinRequest{Version: 1, Slot: slot, RaftAddr: "127.0.0.1:1", APIAddr: "127.0.0.1:1"}); err != nil {
+		if err := send(c, kindRequest, joinRequest{Version: 1, Slot: slot, RaftAddr: "127.0.0.1:1", APIAddr: "127.0.0.1:1", Level: state.Level}); err != nil {
 			t.Fatal(err)
 		}
 		var g joinGrant
 		err = expect(c, kindGrant, &g)
 		for r, ok := errors.AsType[*RefusedError](err); ok && r.Retry; r, ok = errors.AsType[*RefusedError](err) {
 			c = dialJoin(t, n, a) // the one before may still be winding up
-			send(c, kindRequest, joinRequest{Version: 1, Slot: slot, RaftAddr: "127.0.0.1:1", APIAddr: "127.0.0.1:1"})
+			send(c, kindRequest, joinRequest{Version: 1, Slot: slot, RaftAddr: "127.0.0.1:1", APIAddr: "127.0.0.1:1", Level: state.Level})
 			err = expect(c, kindGrant, &g)
 		}
 		if err != nil {
@@ -158,7 +160,7 @@ func FuzzJoinMessages(f *testing.F) {
 		}
 		f.Add(b)
 	}
-	seed(joinRequest{Version: 1, Slot: "a", RaftAddr: "x:1", APIAddr: "x:2"})
+	seed(joinRequest{Version: 1, Slot: "a", RaftAddr: "x:1", APIAddr: "x:2", Level: state.Level})
 	seed(joinGrant{Statement: []byte{1}, Secrets: []byte{2}})
 	seed(joinRefusal{Text: "no"})
 	seed(joinIndex{Index: 7})

@@ -18,16 +18,26 @@ var (
 	// errOutdated is beside ErrNodePolicy where the code is right and the platform
 	// genuine, and only its TCB status or the age of the TCB info fails.
 	errOutdated = errors.New("the platform's TCB has fallen behind the policy")
+	// errCode is beside ErrNodePolicy where no constraint accepts the code itself,
+	// whatever becomes of the platform. Only operators can bring that about: a
+	// quote says what runs, and the constraints are theirs.
+	errCode = errors.New("the code is not one of those that the policy names")
 )
 
-// checkNodePolicy reports nil if one constraint of the manifest accepts the
-// evidence. Debug enclaves never pass, whatever a constraint says.
+// checkNodePolicy is checkConstraints with the policy of the manifest.
 func checkNodePolicy(m *api.Manifest, v *attest.Verified, now time.Time) error {
+	return checkConstraints(m.NodePolicy, v, now)
+}
+
+// checkConstraints reports nil if one constraint of the list accepts the
+// evidence. Debug enclaves never pass, whatever a constraint says.
+func checkConstraints(list []string, v *attest.Verified, now time.Time) error {
 	if v.Claims().Debug {
-		return fmt.Errorf("%w: it is a debug enclave, whose host reads its memory", ErrNodePolicy)
+		return fmt.Errorf("%w: %w: it is a debug enclave, whose host reads its memory", ErrNodePolicy, errCode)
 	}
 	var denials []error
-	for _, text := range m.NodePolicy {
+	code := false // whether one constraint accepts the code
+	for _, text := range list {
 		c, err := policy.ParseConstraint(text)
 		if err != nil || c.Insecure() || c.String() != text {
 			denials = append(denials, fmt.Errorf("constraint %.80q cannot govern nodes", text))
@@ -41,6 +51,10 @@ func checkNodePolicy(m *api.Manifest, v *attest.Verified, now time.Time) error {
 		if onlyOutdated(v, err) {
 			denials = append(denials, errOutdated)
 		}
+		code = code || acceptsCode(err)
+	}
+	if !code {
+		denials = append(denials, errCode)
 	}
 	return fmt.Errorf("%w: %w", ErrNodePolicy, errors.Join(denials...))
 }
@@ -63,5 +77,11 @@ func onlyOutdated(v *attest.Verified, err error) bool {
 	if !ok || v.Claims().TCB.Status == attest.StatusRevoked || v.Claims().TCB.Status == attest.StatusNotSupported {
 		return false
 	}
-	return !slices.ContainsFunc(d.Failures, func(f policy.Failure) bool { return !strings.HasPrefix(f.Clause, "SEC:") && f.Clause != "EXPIRE" })
+	return acceptsCode(d)
+}
+
+// acceptsCode reports whether a denial is about the platform alone.
+func acceptsCode(err error) bool {
+	d, ok := errors.AsType[*policy.Denied](err)
+	return ok && !slices.ContainsFunc(d.Failures, func(f policy.Failure) bool { return !strings.HasPrefix(f.Clause, "SEC:") && f.Clause != "EXPIRE" })
 }

@@ -8,6 +8,9 @@ type metrics struct {
 	clones     prometheus.Counter
 	unfit      prometheus.Counter
 	waiting    prometheus.Counter
+	slowed     prometheus.Counter
+	expelled   prometheus.Counter
+	rejoin     prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -16,7 +19,12 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		r.MustRegister(c)
 		return c
 	}
+	rejoin := prometheus.NewGauge(prometheus.GaugeOpts{Name: "claviger_node_rejoin_seconds", Help: "From the start of this boot until it was ready; 0 before."})
+	r.MustRegister(rejoin)
 	return &metrics{
+		rejoin:     rejoin,
+		slowed:     counter("admissions_slowed_total", "Admissions put off because the slot changed hands too often."),
+		expelled:   counter("expulsions_total", "Servers that this leader took out of the configuration: removed by the operators, or of code that the node policy no longer accepts."),
 		admissions: counter("admissions_total", "Nodes admitted by this leader."),
 		refused:    counter("refused_connections_total", "Connections to the attested listeners refused."),
 		unfit:      counter("unfit_member_alarms_total", "Members found revoked, or behind the node policy, when they were judged again."),

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,10 @@ var (
 	ErrClosed = errors.New("node: closed")
 	// ErrSuperseded says that a newer boot of the slot was admitted, or that this one was removed.
 	ErrSuperseded = errors.New("node: a newer boot has this slot, or the node was removed; this boot is no member any more")
+	// ErrRemoved says that the operators have removed this node's slot.
+	ErrRemoved = errors.New("node: the operators have removed this slot; this boot is no member any more")
+	// ErrExpelled says that the node policy no longer accepts the code of this node.
+	ErrExpelled = errors.New("node: the node policy no longer accepts this code; start a build that it names, in the same slot")
 	// ErrNotReady is what readiness says until this boot is a voter.
 	ErrNotReady = errors.New("not ready: this boot is not a voter yet")
 )
@@ -37,10 +42,15 @@ const (
 type tuning struct {
 	channelAge     time.Duration // of a raft channel, after which both ends are judged anew
 	sweepEvery     time.Duration // between two looks at the members' last evidence
+	expelGrace     time.Duration // between a change of the node policy and the end of channels to members of code that it refuses
 	supersedeGrace time.Duration // of the leader's silence, after which a superseded boot asks its peers
+	paceBurst      int           // new boots of one slot in a row
+	paceRefill     time.Duration // until another one may come
+	reconcileEvery time.Duration // between two looks of a leader at the configuration
 }
 
-var defaultTuning = tuning{channelAge: 15 * time.Minute, sweepEvery: 10 * time.Minute, supersedeGrace: 3 * time.Second}
+var defaultTuning = tuning{channelAge: 15 * time.Minute, sweepEvery: 10 * time.Minute, supersedeGrace: 3 * time.Second,
+	expelGrace: 15 * time.Second, paceBurst: paceBurst, paceRefill: paceRefill, reconcileEvery: time.Second}
 
 // Node is one boot of one node.
 type Node struct {
@@ -57,26 +67,35 @@ type Node struct {
 	peerLn, apiLn, adminLn net.Listener
 	peerAddr, apiAddr      string
 
-	ctx      context.Context // ends when the node stops, with the reason as cause
-	cancel   context.CancelCauseFunc
-	running  atomic.Bool
-	work     sync.WaitGroup // goroutines of the peer listener
-	web      sync.WaitGroup // goroutines of the http servers
-	store    atomic.Pointer[raftstore.Store]
-	member   atomic.Pointer[membership]
-	secrets  *kds.Secrets // set once before member
-	ready    chan struct{}
-	finished chan struct{} // closed when Run has torn everything down
-	admitSem chan struct{} // one admission at a time
-	replaced chan struct{} // closed when the state gives our slot to another boot
-	replace  sync.Once
+	ctx        context.Context // ends when the node stops, with the reason as cause
+	cancel     context.CancelCauseFunc
+	running    atomic.Bool
+	work       sync.WaitGroup // goroutines of the peer listener
+	web        sync.WaitGroup // goroutines of the http servers
+	store      atomic.Pointer[raftstore.Store]
+	member     atomic.Pointer[membership]
+	secrets    *kds.Secrets // set once before member
+	ready      chan struct{}
+	epochEnded chan struct{} // closed when the operators' stop has been applied here
+	endOnce    sync.Once
+	level      uint64        // highest feature level of this build
+	finished   chan struct{} // closed when Run has torn everything down
+	admitSem   chan struct{} // one admission at a time
+	replaced   chan struct{} // closed when the state gives our slot to another boot, or takes it away
+	replace    sync.Once
+	outcome    error // ErrSuperseded or ErrRemoved; written before replaced is closed
 
-	channels  *channels     // raft/1, in both directions
-	standings standings     // what this node thinks of its peers
-	newSets   chan struct{} // has room for one: collateral was replicated
-	tune      tuning
-	archives  int // directories taken by this boot
-	openStore func(raftstore.Config) (*raftstore.Store, error)
+	channels     *channels     // raft/1, in both directions
+	pace         pace          // of new boots, by slot
+	standings    standings     // what this node thinks of its peers
+	newSets      chan struct{} // has room for one: collateral was replicated, or the node policy changed
+	inForce      atomic.Pointer[policyInForce]
+	showing      sync.Mutex // orders what we show with what is in force
+	started      time.Time
+	reconcileNow chan struct{} // has room for one: something was applied that the configuration must follow
+	tune         tuning
+	archives     int // directories taken by this boot
+	openStore    func(raftstore.Config) (*raftstore.Store, error)
 }
 
 // New checks the configuration, makes the boot key and binds the listeners, so
@@ -90,8 +109,8 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, registry: cfg.Registry, verifier: verifier, machine: state.New(),
-		ready: make(chan struct{}), finished: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{}),
-		channels: newChannels(), newSets: make(chan struct{}, 1), tune: defaultTuning, openStore: raftstore.Open}
+		ready: make(chan struct{}), finished: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{}), epochEnded: make(chan struct{}), level: state.Level,
+		channels: newChannels(), newSets: make(chan struct{}, 1), reconcileNow: make(chan struct{}, 1), started: time.Now(), tune: defaultTuning, openStore: raftstore.Open}
 	if n.cfg.Clock == nil {
 		n.cfg.Clock = time.Now
 	}
@@ -209,7 +228,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := n.serveAPI(); err != nil {
 		return n.reason(err)
 	}
+	n.metrics.rejoin.Set(time.Since(n.started).Seconds())
 	close(n.ready)
+	n.work.Go(n.awaitRemoval)
 	n.log.Info("ready", "server", n.boot.id, "api", n.apiAddr, "peer", n.peerAddr)
 	interrupt() // from here on the end of ctx hands over before anything closes
 	n.watch(ctx)
@@ -239,7 +260,7 @@ func (n *Node) watch(ctx context.Context) {
 	for {
 		changed := s.MembersChanged()
 		if members, _ := s.Members(); !contains(members, n.boot.id) {
-			n.cancel(ErrSuperseded)
+			n.cancel(cmp.Or(n.leaver(), ErrSuperseded))
 			return
 		}
 		select {
@@ -256,8 +277,7 @@ func (n *Node) watch(ctx context.Context) {
 			return
 		case <-replaced:
 			replaced = nil
-			n.log.Warn("a newer boot of this slot was admitted; this one stops when it is removed")
-			n.work.Go(n.awaitRemoval)
+			n.log.Warn("this boot stops when it is out of the configuration", "reason", n.outcome)
 		case <-changed:
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/ratls"
@@ -24,7 +25,8 @@ var (
 const codeSuperseded ratls.Code = "superseded"
 
 // verifyMember is for a joiner that meets a member: pinned cluster, statement
-// bound to the TLS key, node policy of the pinned manifest.
+// bound to the TLS key, the newest node policy that the operators of the pinned
+// manifest are known to have signed.
 func (n *Node) verifyMember(ctx context.Context, hello ratls.Hello, ev ratls.Evidence) (*attest.Verified, error) {
 	st, err := api.ParseNodeStatement(ev.Attachment)
 	if err != nil {
@@ -40,8 +42,17 @@ func (n *Node) verifyMember(ctx context.Context, hello ratls.Hello, ev ratls.Evi
 	if err := n.checkRoot(manifest); err != nil {
 		return nil, err
 	}
+	p, err := n.shownPolicy(manifest, st)
+	if err != nil {
+		return nil, err
+	}
 	// Roots come from this member: the same rule as for those who receive them.
-	return n.judgeNode(ctx, manifest, ev, kds.ForRoots)
+	v, err := n.judgeNode(ctx, p.Constraints, ev, kds.ForRoots)
+	if err != nil {
+		return nil, err
+	}
+	n.learnPolicy(p, st.Policy)
+	return v, nil
 }
 
 // checkRoot refuses a cluster under another root of trust than this build's.
@@ -54,12 +65,12 @@ func (n *Node) checkRoot(m *api.Manifest) error {
 
 // judgeNode asks of evidence that it is genuine, by the newest collateral, and
 // of a node.
-func (n *Node) judgeNode(ctx context.Context, m *api.Manifest, ev ratls.Evidence, d kds.Demand) (*attest.Verified, error) {
+func (n *Node) judgeNode(ctx context.Context, constraints []string, ev ratls.Evidence, d kds.Demand) (*attest.Verified, error) {
 	a, err := n.judge.Assess(ctx, ev.Quote, ev.Collateral, d)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkNodePolicy(m, a.Verified(), a.Now()); err != nil {
+	if err := checkConstraints(constraints, a.Verified(), a.Now()); err != nil {
 		return a.Verified(), err
 	}
 	return a.Verified(), nil
@@ -67,14 +78,33 @@ func (n *Node) judgeNode(ctx context.Context, m *api.Manifest, ev ratls.Evidence
 
 // judgePeer judges one end of a raft/1 channel and remembers the outcome for
 // the sweep. A source that is slow must not hold up elections.
-func (n *Node) judgePeer(ctx context.Context, m *membership, peer raftstore.ServerID, ev ratls.Evidence) (*attest.Verified, error) {
-	patient, cancel := context.WithTimeout(ctx, sourcePatience)
-	defer cancel()
-	v, err := n.judgeNode(patient, m.manifest, ev, kds.ForChannel)
-	if err = n.stand(peer, ev, err); err != nil {
+func (n *Node) judgePeer(ctx context.Context, m *membership, peer raftstore.ServerID, st *api.NodeStatement, ev ratls.Evidence) (*attest.Verified, error) {
+	p, err := n.shownPolicy(m.manifest, st)
+	if err != nil {
 		return nil, err
 	}
+	patient, cancel := context.WithTimeout(ctx, sourcePatience)
+	defer cancel()
+	v, err := n.judgeNode(patient, p.Constraints, ev, kds.ForChannel)
+	if err == nil {
+		n.learnPolicy(p, st.Policy)
+	}
+	if err = n.stand(peer, ev, err); err != nil {
+		return nil, n.orExpelled(peer, err)
+	}
 	return v, nil
+}
+
+// orExpelled tells a boot that its code is not accepted any more, and that it
+// is out of the configuration for good: no admission gives a vote to such code.
+func (n *Node) orExpelled(peer raftstore.ServerID, err error) error {
+	if !errors.Is(err, errCode) {
+		return err
+	}
+	if members, _ := n.store.Load().Members(); contains(members, peer) {
+		return err
+	}
+	return &ratls.RefusedError{Code: codeSuperseded, Message: "the node policy no longer accepts this code, and the server is in the configuration no more"}
 }
 
 // verifyInbound judges whoever connects to the peer listener, before anything
@@ -85,12 +115,13 @@ func (n *Node) verifyInbound(ctx context.Context, hello ratls.Hello, ev ratls.Ev
 		return nil, errUnjoined
 	}
 	if hello.Protocol == protocolRaft {
-		if err := n.checkRaftPeer(m, hello.PeerKey, ev.Attachment); err != nil {
+		st, err := n.checkRaftPeer(m, hello.PeerKey, ev.Attachment)
+		if err != nil {
 			return nil, err
 		}
-		return n.judgePeer(ctx, m, hello.PeerKey, ev)
+		return n.judgePeer(ctx, m, hello.PeerKey, st, ev)
 	}
-	v, err := n.judgeNode(ctx, m.manifest, ev, kds.ForRoots)
+	v, err := n.judgeNode(ctx, n.policy(m.manifest).Constraints, ev, kds.ForRoots)
 	if errors.Is(err, kds.ErrStale) { // our trouble, not the joiner's: it shall try again
 		return nil, &ratls.RefusedError{Code: ratls.CodeInternal, Message: err.Error()}
 	}
@@ -113,39 +144,41 @@ func (n *Node) verifyRaftPeer(ctx context.Context, hello ratls.Hello, ev ratls.E
 	if _, err := st.Verify(m.clusterID, m.Epoch, hello.PeerKey); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotMember, err)
 	}
-	return n.judgePeer(ctx, m, hello.PeerKey, ev)
+	return n.judgePeer(ctx, m, hello.PeerKey, st, ev)
 }
 
 // checkRaftPeer wants a statement of this very epoch by the identity key, and a
 // place in the cluster: in the configuration, or in a slot, or newer than what
 // this node knows of the slot. The last is for a member that lags behind: it
 // must hear from a leader admitted after its last entry.
-func (n *Node) checkRaftPeer(m *membership, peer [32]byte, attachment []byte) error {
+func (n *Node) checkRaftPeer(m *membership, peer [32]byte, attachment []byte) (*api.NodeStatement, error) {
 	st, err := api.ParseNodeStatement(attachment)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrNotMember, err)
+		return nil, fmt.Errorf("%w: %w", ErrNotMember, err)
 	}
 	if _, err := st.Verify(m.clusterID, m.Epoch, peer); err != nil {
-		return fmt.Errorf("%w: %w", ErrNotMember, err)
+		return nil, fmt.Errorf("%w: %w", ErrNotMember, err)
 	}
 	if st.Membership.Epoch != m.Epoch {
-		return fmt.Errorf("%w: its epoch is %d, ours %d", ErrNotMember, st.Membership.Epoch, m.Epoch)
+		return nil, fmt.Errorf("%w: its epoch is %d, ours %d", ErrNotMember, st.Membership.Epoch, m.Epoch)
 	}
 	if s := n.store.Load(); s != nil {
-		members, _ := s.Members()
-		for _, member := range members {
-			if member.ID == raftstore.ServerID(peer) {
-				return nil
-			}
+		if members, _ := s.Members(); contains(members, peer) {
+			return st, nil
 		}
 	}
-	for _, slot := range n.machine.View().Members {
+	view := n.machine.View()
+	for _, slot := range view.Members {
 		if slot.Slot == st.Membership.Slot && slot.ServerID != peer && st.Membership.Incarnation <= slot.Incarnation {
-			return &ratls.RefusedError{Code: codeSuperseded, Message: fmt.Sprintf("%v: incarnation %d of slot %s has been superseded and is in the configuration no more",
+			return nil, &ratls.RefusedError{Code: codeSuperseded, Message: fmt.Sprintf("%v: incarnation %d of slot %s has been superseded and is in the configuration no more",
 				ErrNotMember, st.Membership.Incarnation, slot.Slot)}
 		}
 	}
-	return nil
+	if slices.Contains(view.Removed, peer) {
+		return nil, &ratls.RefusedError{Code: codeSuperseded, Message: fmt.Sprintf("%v: the operators have removed slot %s, and this server is in the configuration no more",
+			ErrNotMember, st.Membership.Slot)}
+	}
+	return st, nil
 }
 
 // Dial opens raft/1 to exactly the server id; it makes n a raftstore.Dialer.

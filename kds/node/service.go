@@ -89,6 +89,7 @@ func (n *Node) peers() kds.Peers {
 	if id, _, ok := store.Leader(); ok {
 		p.Leader = api.ID(id)
 	}
+	p.Last = store.CommitIndex()
 	members, _ := store.Members()
 	for _, m := range members {
 		if m.Voter {
@@ -114,9 +115,12 @@ func (n *Node) readiness(context.Context) error {
 	default:
 		return ErrNotReady
 	}
+	if why := n.leaver(); why != nil {
+		return why
+	}
 	select {
-	case <-n.replaced:
-		return ErrSuperseded
+	case <-n.epochEnded:
+		return ErrEnded
 	default:
 	}
 	store := n.store.Load()

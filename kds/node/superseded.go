@@ -9,7 +9,29 @@ import (
 	"github.com/claviger/claviger/raftstore"
 )
 
-// awaitRemoval is for a superseded boot. Until it is removed it stays a voter,
+// leaver says why this boot has to leave the cluster, or nil. A change of the
+// node policy may be taken back before it has left.
+func (n *Node) leaver() error {
+	select {
+	case <-n.replaced:
+		return n.outcome
+	default:
+	}
+	if n.foreign(n.boot.id) {
+		return ErrExpelled
+	}
+	return nil
+}
+
+// loseSlot notes that the state no longer has this boot in the slot.
+func (n *Node) loseSlot(why error) {
+	n.replace.Do(func() {
+		n.outcome = why
+		close(n.replaced)
+	})
+}
+
+// awaitRemoval is for a boot that must leave. Until it is removed it stays a voter,
 // since the admission of the newer boot may never finish, and its roots may be
 // the last. The leader stops talking to a removed server before that can learn
 // of its removal, so silence makes it ask; but only an answer makes it stop.
@@ -23,11 +45,12 @@ func (n *Node) awaitRemoval() {
 			return
 		case <-tick.C:
 		}
-		if _, _, ok := s.Leader(); ok {
+		why := n.leaver()
+		if _, _, ok := s.Leader(); ok || why == nil {
 			heard = time.Now()
 		} else if time.Since(heard) > n.tune.supersedeGrace {
 			if n.peerSaysRemoved() {
-				n.cancel(ErrSuperseded)
+				n.cancel(why)
 				return
 			}
 			n.metrics.waiting.Inc()

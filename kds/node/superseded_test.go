@@ -28,7 +28,7 @@ func (s *site) halfway(slot string, member *running) *Node {
 	poll(s.t, "the admission before is over", func() bool {
 		c := dialJoin(s.t, n, member)
 		defer c.Close()
-		if err := send(c, kindRequest, joinRequest{Version: 1, Slot: slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr}); err != nil {
+		if err := send(c, kindRequest, joinRequest{Version: 1, Slot: slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr, Level: state.Level}); err != nil {
 			s.t.Fatal(err)
 		}
 		var g joinGrant

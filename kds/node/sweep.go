@@ -10,6 +10,7 @@ import (
 	"github.com/claviger/claviger/attest/pck"
 	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/kds"
+	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/raftstore"
 )
 
@@ -50,7 +51,9 @@ func (n *Node) note(peer raftstore.ServerID, ev ratls.Evidence, err error) {
 	if n.standings.of == nil {
 		n.standings.of = map[raftstore.ServerID]standing{}
 	}
-	if before := n.standings.of[peer].unfit; err != nil && before == nil {
+	if before := n.standings.of[peer].unfit; err != nil && before == nil && peer == n.boot.id {
+		n.log.Error("THIS NODE IS UNFIT: its platform is revoked or it is behind the node policy; replace it", "reason", err)
+	} else if err != nil && before == nil {
 		n.metrics.unfit.Inc()
 		n.log.Error("UNFIT MEMBER: its platform is revoked or behind the node policy; replace it", "server", peer, "reason", err)
 	}
@@ -59,7 +62,8 @@ func (n *Node) note(peer raftstore.ServerID, ev ratls.Evidence, err error) {
 
 // refusal decides. A platform that is revoked is always refused. One whose TCB
 // has fallen behind the policy is refused as long as the rest are a majority
-// without it: when Intel raises the bar, all members may be behind at once, and
+// without it, and so is one whose code the operators' policy no longer accepts,
+// after a grace in which the leader takes it out of the configuration: when Intel raises the bar, all members may be behind at once, and
 // a cluster that stops talking to itself then cannot even let the repaired ones
 // in again. It holds its roots already; nobody new gets any below the policy.
 func (n *Node) refusal(peer raftstore.ServerID, err error) error {
@@ -67,7 +71,22 @@ func (n *Node) refusal(peer raftstore.ServerID, err error) error {
 		n.log.Warn("a member behind the node policy stays connected: there is no majority without it", "server", peer)
 		return nil
 	}
+	if errors.Is(err, errCode) && (n.needed(peer) || n.leaving(peer)) {
+		n.log.Warn("a member of code that is not accepted any more stays connected for now", "server", peer)
+		return nil
+	}
 	return err
+}
+
+// leaving reports whether a server of the configuration may still be on its way
+// out: nobody gains by the policy's taking effect in the middle of a request.
+func (n *Node) leaving(peer raftstore.ServerID) bool {
+	p, s := n.inForce.Load(), n.store.Load()
+	if p == nil || s == nil || time.Since(p.since) > n.tune.expelGrace {
+		return false
+	}
+	members, _ := s.Members()
+	return contains(members, peer)
 }
 
 // needed reports whether peer is a voter and the voters known to be fit are no
@@ -130,9 +149,11 @@ func (n *Node) sweep(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, sweepLimit)
 	defer cancel()
 	m, s := n.membership(), n.store.Load()
+	policy := n.policy(m.manifest)
 	judged := map[raftstore.ServerID]error{}
+	n.judgeSelf(ctx, policy)
 	for id, st := range n.peersToSweep(s) { // all of them first: who is needed depends on the others
-		_, err := n.judgeNode(ctx, m.manifest, st.evidence, kds.ForMembers)
+		_, err := n.judgeNode(ctx, policy.Constraints, st.evidence, kds.ForMembers)
 		n.note(id, st.evidence, err)
 		judged[id] = err
 	}
@@ -147,12 +168,24 @@ func (n *Node) sweep(ctx context.Context) {
 	if !s.IsLeader() {
 		return
 	}
+	n.askReconcile()
 	for _, put := range n.judge.Pending() {
 		put.Epoch = m.Epoch
 		if _, err := n.propose(ctx, put); err != nil {
 			n.log.Info("collateral was not replicated", "reason", err)
 		}
 	}
+}
+
+// judgeSelf is how this node learns that its own code is not accepted any more.
+func (n *Node) judgeSelf(ctx context.Context, p api.NodePolicy) {
+	ev, err := n.prover.prove(ctx, [64]byte{})
+	if err != nil {
+		n.log.Info("no evidence of our own to judge", "reason", err)
+		return
+	}
+	_, err = n.judgeNode(ctx, p.Constraints, ev, kds.ForChannel)
+	n.note(n.boot.id, ev, err)
 }
 
 // peersToSweep copies the standings and forgets servers that have no place.
@@ -169,6 +202,9 @@ func (n *Node) peersToSweep(s *raftstore.Store) map[raftstore.ServerID]standing 
 	defer n.standings.mu.Unlock()
 	list := map[raftstore.ServerID]standing{}
 	for id, st := range n.standings.of {
+		if id == n.boot.id {
+			continue
+		}
 		if !place[id] {
 			delete(n.standings.of, id)
 			continue

@@ -3,6 +3,7 @@ package node
 import (
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/state"
@@ -23,6 +24,10 @@ func (w watched) Apply(index uint64, entry []byte) any {
 		w.n.onAdmitted(r.Member)
 	case state.Put:
 		w.n.onCollateral()
+	case state.Operated:
+		w.n.onStatement(r)
+	case state.Recovered:
+		w.n.onState()
 	}
 	return result
 }
@@ -34,11 +39,43 @@ func (w watched) Halted() bool { return w.Machine.Halted() != nil }
 func (w watched) Restore(r io.Reader) error {
 	err := w.Machine.Restore(r)
 	if err == nil {
-		for _, m := range w.View().Members {
-			w.n.onAdmitted(m)
-		}
+		w.n.onState()
 	}
 	return err
+}
+
+// onState looks at a state that has come as a whole.
+func (n *Node) onState() {
+	view := n.machine.View()
+	for _, m := range view.Members {
+		n.onAdmitted(m)
+	}
+	n.followState(view)
+}
+
+// onStatement is told of every statement of the operators.
+func (n *Node) onStatement(s state.Operated) {
+	n.log.Info("a statement of the operators was carried out", "kind", s.Kind, "sequence", s.Sequence)
+	n.followState(n.machine.View())
+}
+
+// followState does here what the operators have decided.
+func (n *Node) followState(view state.View) {
+	if m := n.membership(); m != nil && len(view.NodePolicySigned) > 0 {
+		p, err := api.ParseNodePolicy(m.manifest, m.clusterID, view.NodePolicySigned)
+		if err != nil { // cannot happen: Apply has checked it
+			n.log.Error("the node policy in the state cannot be read", "error", err)
+		} else {
+			n.learnPolicy(p, view.NodePolicySigned)
+		}
+	}
+	if slices.Contains(view.Removed, [32]byte(n.boot.id)) {
+		n.loseSlot(ErrRemoved)
+	}
+	if view.Ended {
+		n.onEnded()
+	}
+	n.askReconcile()
 }
 
 func (n *Node) onAdmitted(m state.Member) {
@@ -48,6 +85,6 @@ func (n *Node) onAdmitted(m state.Member) {
 	}
 	n.log.Log(n.ctx, level, "admitted", "member", m.Slot, "incarnation", m.Incarnation, "server", api.ID(m.ServerID))
 	if mine := n.membership(); m.Slot == n.cfg.Slot && m.ServerID != n.boot.id && mine != nil && m.Incarnation > mine.Incarnation {
-		n.replace.Do(func() { close(n.replaced) })
+		n.loseSlot(ErrSuperseded)
 	}
 }

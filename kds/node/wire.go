@@ -51,6 +51,7 @@ type joinRequest struct {
 	Slot     string
 	RaftAddr string
 	APIAddr  string
+	Level    uint64 // highest feature level of the joiner's build
 }
 
 type joinRedirect struct {

@@ -135,55 +135,59 @@ type Head struct {
 
 // View is a consistent copy of what is not per key.
 type View struct {
-	Applied        uint64 // index of the last entry
-	Level          uint64 // feature level; 0 before genesis
-	ClusterID      api.ID // zero before genesis, and until a recovery is complete
-	Manifest       []byte
-	IdentityKey    []byte
-	RecoveryKey    []byte // empty where there is no recovery
-	Epoch          uint64
-	Generation     uint64
-	Ended          bool     // the operators have ended the epoch
-	Sequence       uint64   // of the last admin statement; the next is one more
-	NodePolicy     uint64   // version
-	NodePolicyText []string // of that version; a node must satisfy one
-	TimeFloor      time.Time
-	Log            Head
-	Members        []Member     // by slot
-	Tickets        []api.Ticket // not used yet, oldest first
-	Removed        [][32]byte   // server ids of removed slots, which never return, oldest first
-	Recovering     bool         // a recovery has begun and is not complete
-	Received       uint64       // bytes of its snapshot
+	Applied          uint64 // index of the last entry
+	Level            uint64 // feature level; 0 before genesis
+	ClusterID        api.ID // zero before genesis, and until a recovery is complete
+	Manifest         []byte
+	IdentityKey      []byte
+	RecoveryKey      []byte // empty where there is no recovery
+	Epoch            uint64
+	Generation       uint64
+	Ended            bool     // the operators have ended the epoch
+	Sequence         uint64   // of the last admin statement; the next is one more
+	NodePolicy       uint64   // version
+	NodePolicyText   []string // of that version; a node must satisfy one
+	NodePolicySigned []byte   // api.SignedAdmin, encoded, that made it; empty while it is the manifest's
+	LastStatement    [32]byte // SHA-256 of the last admin statement
+	TimeFloor        time.Time
+	Log              Head
+	Members          []Member     // by slot
+	Tickets          []api.Ticket // not used yet, oldest first
+	Removed          [][32]byte   // server ids of removed slots, which never return, oldest first
+	Recovering       bool         // a recovery has begun and is not complete
+	Received         uint64       // bytes of its snapshot
 }
 
 // data is the state. It is a value: whatever is reachable from it is never
 // changed in place, so that a copy of the struct is a snapshot.
 type data struct {
-	applied     uint64
-	level       uint64
-	manifest    []byte
-	identity    []byte
-	recoveryKey []byte
-	clusterID   api.ID
-	operators   api.Operators // of the manifest
-	openSlots   uint64        // of the manifest
-	epoch       uint64
-	generation  uint64
-	ended       bool
-	sequence    uint64
-	nodePolicy  uint64
-	policy      []string
-	floor       int64
-	log         frontier
-	members     []Member     // by slot
-	founding    bool         // the boot that opened the epoch has not been admitted yet
-	founder     [32]byte     // which boot that is; zero at genesis, where there is no other
-	opened      uint64       // slots ever taken without a ticket
-	tickets     []api.Ticket // oldest first
-	removed     [][32]byte   // server ids, oldest first
-	expelled    [][32]byte   // platforms of removed slots, oldest first
-	collateral  sets
-	pending     *pending // a recovery that is not complete; nothing else is set then
+	applied       uint64
+	level         uint64
+	manifest      []byte
+	identity      []byte
+	recoveryKey   []byte
+	clusterID     api.ID
+	operators     api.Operators // of the manifest
+	openSlots     uint64        // of the manifest
+	epoch         uint64
+	generation    uint64
+	ended         bool
+	sequence      uint64
+	nodePolicy    uint64
+	policy        []string
+	policySigned  []byte   // what made it; empty for version 1
+	lastStatement [32]byte // SHA-256
+	floor         int64
+	log           frontier
+	members       []Member     // by slot
+	founding      bool         // the boot that opened the epoch has not been admitted yet
+	founder       [32]byte     // which boot that is; zero at genesis, where there is no other
+	opened        uint64       // slots ever taken without a ticket
+	tickets       []api.Ticket // oldest first
+	removed       [][32]byte   // server ids, oldest first
+	expelled      [][32]byte   // platforms of removed slots, oldest first
+	collateral    sets
+	pending       *pending // a recovery that is not complete; nothing else is set then
 }
 
 // Machine applies entries. Apply and Restore are called by one goroutine, the
@@ -439,7 +443,7 @@ func (m *Machine) View() View {
 	v := View{
 		Applied: d.applied, Level: d.level, ClusterID: d.clusterID, Manifest: d.manifest, IdentityKey: d.identity, RecoveryKey: orNil(d.recoveryKey),
 		Epoch: d.epoch, Generation: d.generation, Ended: d.ended, Sequence: d.sequence,
-		NodePolicy: d.nodePolicy, NodePolicyText: d.policy, Log: Head{d.log.size, d.log.root()},
+		NodePolicy: d.nodePolicy, NodePolicyText: d.policy, NodePolicySigned: orNil(d.policySigned), LastStatement: d.lastStatement, Log: Head{d.log.size, d.log.root()},
 		Members: slices.Clone(d.members), Tickets: orNil(d.tickets), Removed: orNil(d.removed),
 	}
 	if d.pending != nil {

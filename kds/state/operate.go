@@ -1,6 +1,7 @@
 package state
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 
@@ -32,20 +33,24 @@ func (d *data) operate(e *Operate) (any, error) {
 	if err := d.operators.Check(e.Statement, e.Approvals); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStatement, err)
 	}
-	if err := d.perform(body); err != nil {
+	if err := d.perform(e, body); err != nil {
 		return nil, err
 	}
-	d.sequence++
+	d.sequence, d.lastStatement = d.sequence+1, sha256.Sum256(e.Statement)
 	return Operated{s.Sequence, s.Kind}, nil
 }
 
-func (d *data) perform(body api.AdminBody) error {
+func (d *data) perform(e *Operate, body api.AdminBody) error {
 	switch b := body.(type) {
 	case *api.NodePolicyChange:
 		if b.Parent != d.nodePolicy {
 			return fmt.Errorf("%w: it is at version %d, the statement replaces %d", ErrNodePolicy, d.nodePolicy, b.Parent)
 		}
-		d.nodePolicy, d.policy = d.nodePolicy+1, b.Constraints
+		signed, err := (&api.SignedAdmin{Statement: e.Statement, Approvals: e.Approvals}).Marshal()
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrStatement, err)
+		}
+		d.nodePolicy, d.policy, d.policySigned = d.nodePolicy+1, b.Constraints, signed
 		return nil
 	case *api.Ticket:
 		return d.issue(*b)

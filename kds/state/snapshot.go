@@ -24,32 +24,34 @@ const snapshotLabel = "claviger/state/v2"
 
 // snapshot is the encoded form of data: lists sorted by their keys.
 type snapshot struct {
-	_           struct{} `cbor:",toarray"`
-	Label       string
-	Level       uint64
-	Applied     uint64
-	Manifest    []byte
-	IdentityKey []byte
-	RecoveryKey []byte
-	Epoch       uint64
-	Generation  uint64
-	Ended       bool
-	Sequence    uint64
-	NodePolicy  uint64
-	Policy      []string
-	TimeFloor   int64
-	LogSize     uint64
-	LogPeaks    [][32]byte
-	Members     []Member
-	Founding    bool
-	Founder     [32]byte
-	Opened      uint64
-	Tickets     []api.Ticket
-	Removed     [][32]byte
-	Expelled    [][32]byte
-	Collateral  []Collateral
-	Recover     []byte // an encoded Recover that is not complete; empty if there is none
-	Received    []byte // what has arrived for it
+	_             struct{} `cbor:",toarray"`
+	Label         string
+	Level         uint64
+	Applied       uint64
+	Manifest      []byte
+	IdentityKey   []byte
+	RecoveryKey   []byte
+	Epoch         uint64
+	Generation    uint64
+	Ended         bool
+	Sequence      uint64
+	NodePolicy    uint64
+	Policy        []string
+	PolicySigned  []byte
+	LastStatement [32]byte
+	TimeFloor     int64
+	LogSize       uint64
+	LogPeaks      [][32]byte
+	Members       []Member
+	Founding      bool
+	Founder       [32]byte
+	Opened        uint64
+	Tickets       []api.Ticket
+	Removed       [][32]byte
+	Expelled      [][32]byte
+	Collateral    []Collateral
+	Recover       []byte // an encoded Recover that is not complete; empty if there is none
+	Received      []byte // what has arrived for it
 }
 
 // frozen is a state that no longer changes.
@@ -72,7 +74,7 @@ func (m *Machine) Snapshot() (io.WriterTo, error) {
 func (d *data) form() (*snapshot, error) {
 	s := &snapshot{
 		Label: snapshotLabel, Level: d.level, Applied: d.applied, Manifest: d.manifest, IdentityKey: d.identity, RecoveryKey: d.recoveryKey,
-		Epoch: d.epoch, Generation: d.generation, Ended: d.ended, Sequence: d.sequence, NodePolicy: d.nodePolicy, Policy: d.policy,
+		Epoch: d.epoch, Generation: d.generation, Ended: d.ended, Sequence: d.sequence, NodePolicy: d.nodePolicy, Policy: d.policy, PolicySigned: d.policySigned, LastStatement: d.lastStatement,
 		TimeFloor: d.floor, LogSize: d.log.size, LogPeaks: d.log.peaks, Members: d.members,
 		Founding: d.founding, Founder: d.founder, Opened: d.opened, Tickets: d.tickets, Removed: d.removed, Expelled: d.expelled,
 		Collateral: slices.Collect(d.collateral.all()),
@@ -194,7 +196,7 @@ func (s *snapshot) same(d *data) error {
 func (s *snapshot) data() (*data, error) {
 	d := &data{
 		applied: s.Applied, level: s.Level, recoveryKey: orNil(s.RecoveryKey), epoch: s.Epoch, generation: s.Generation,
-		ended: s.Ended, sequence: s.Sequence, nodePolicy: s.NodePolicy, policy: s.Policy, floor: s.TimeFloor,
+		ended: s.Ended, sequence: s.Sequence, nodePolicy: s.NodePolicy, policy: s.Policy, policySigned: orNil(s.PolicySigned), lastStatement: s.LastStatement, floor: s.TimeFloor,
 		log:      frontier{s.LogSize, s.LogPeaks},
 		founding: s.Founding, founder: s.Founder, opened: s.Opened, tickets: orNil(s.Tickets), removed: orNil(s.Removed), expelled: orNil(s.Expelled),
 	}
@@ -332,8 +334,24 @@ func (s *snapshot) checkCluster(d *data) error {
 	if err := d.setManifest(s.Manifest, s.IdentityKey); err != nil {
 		return err
 	}
-	if !slices.Equal(d.policy, s.Policy) {
-		return errors.New("version 1 of the node policy is the manifest's")
+	return d.checkPolicy(s.Policy)
+}
+
+// checkPolicy compares the node policy with what the operators have signed.
+func (d *data) checkPolicy(list []string) error {
+	m, err := api.ParseManifest(d.manifest)
+	if err != nil {
+		return err
+	}
+	p, err := api.ParseNodePolicy(m, d.clusterID, d.policySigned)
+	if err != nil {
+		return err
+	}
+	if p.Version != d.nodePolicy || p.Epoch > d.epoch || !slices.Equal(p.Constraints, list) {
+		return errors.New("the node policy is another one than the operators have signed")
+	}
+	if (d.sequence == 0) != (d.lastStatement == [32]byte{}) {
+		return errors.New("the last statement is not that of the sequence")
 	}
 	return nil
 }

@@ -435,6 +435,9 @@ func TestRestoreRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 		f(&s)
+		if s.Sequence > 0 { // so that each case fails for its own reason
+			s.LastStatement = [32]byte{1}
+		}
 		raw, err := api.MarshalCanonical(s)
 		if err != nil {
 			t.Fatal(err)

@@ -1,0 +1,222 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/claviger/claviger/kds/state"
+	"github.com/claviger/claviger/raftstore"
+)
+
+const reconcileLimit = 30 * time.Second // of one look at the configuration, the change included
+
+// errMinority says that a change would leave too few holders of the roots that answer.
+var errMinority = errors.New("too few of the servers that would stay answer, or satisfy the node policy; " +
+	"let the other nodes become healthy first")
+
+// reconciles makes the configuration follow the state while this node leads:
+// from time to time, and when something is applied that may call for it.
+func (n *Node) reconciles() {
+	for {
+		timer := time.NewTimer(n.tune.reconcileEvery)
+		select {
+		case <-n.ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		case <-n.reconcileNow:
+			timer.Stop()
+		}
+		if !n.IsLeader() {
+			continue
+		}
+		if err := n.reconcile(n.ctx); err != nil && n.ctx.Err() == nil {
+			n.log.Info("the configuration does not follow the state yet", "reason", err)
+		}
+	}
+}
+
+// askReconcile asks for a look now; one that is asked for already will do.
+func (n *Node) askReconcile() {
+	select {
+	case n.reconcileNow <- struct{}{}:
+	default:
+	}
+}
+
+// reconcile takes out one server that has no place any more, by a change of its
+// own, and never while an admission runs. It returns nil when there is nothing to do.
+func (n *Node) reconcile(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, reconcileLimit)
+	defer cancel()
+	select {
+	case n.admitSem <- struct{}{}:
+		defer func() { <-n.admitSem }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s := n.store.Load()
+	if err := s.SafeRead(ctx); err != nil {
+		return err
+	}
+	view := n.machine.View()
+	members, index := s.Members()
+	due := n.due(view, members)
+	if len(due) == 0 {
+		return n.raiseLevel(ctx, view)
+	}
+	who := due[0]
+	if who.ID == n.boot.id && len(due) > 1 {
+		who = due[1] // ourselves last: whoever takes over finds less to do
+	}
+	if err := n.mayRemove(ctx, view, members, due, who); err != nil {
+		return err
+	}
+	if who.ID == n.boot.id {
+		return n.passOn(ctx, members, due)
+	}
+	if _, err := s.Remove(ctx, who.ID, index); err != nil {
+		return err
+	}
+	n.metrics.expelled.Inc()
+	n.log.Warn("took a server out of the configuration", "server", who.ID, "reason", who.reason)
+	n.askReconcile() // there may be more
+	return nil
+}
+
+// leaver is a server that must leave the configuration.
+type leaver struct {
+	raftstore.Member
+	reason  string
+	removed bool // by a statement of the operators; else its code is not accepted any more
+}
+
+// due lists the servers of the configuration that no slot has any more, and
+// those whose code the node policy no longer accepts. The older boot of a slot
+// is neither: it stays until the newer one holds the roots, and the admission
+// removes it. Nor is a member whose platform alone fails: sources of collateral
+// are reached through hosts, and a host must not be able to shrink a quorum.
+func (n *Node) due(view state.View, members []raftstore.Member) []leaver {
+	var due []leaver
+	for _, m := range members {
+		switch place := placeOf(view, m.ID); {
+		case len(view.Members) == 0: // before the first admission of an epoch
+		case place == noPlace:
+			due = append(due, leaver{m, "the operators have removed its slot", true})
+		case place == hasSlot && n.foreign(m.ID):
+			due = append(due, leaver{m, "the node policy no longer accepts its code", false})
+		}
+	}
+	return due
+}
+
+type place int
+
+const (
+	noPlace place = iota
+	hasSlot
+	wasSuperseded
+)
+
+func placeOf(view state.View, id raftstore.ServerID) place {
+	for _, m := range view.Members {
+		switch {
+		case m.ServerID == id:
+			return hasSlot
+		case slices.Contains(m.Former, [32]byte(id)):
+			return wasSuperseded
+		}
+	}
+	return noPlace
+}
+
+// foreign reports whether the node policy in force accepts no longer what the
+// server runs, by its last evidence: for ourselves, by our own.
+func (n *Node) foreign(id raftstore.ServerID) bool {
+	n.standings.mu.Lock()
+	defer n.standings.mu.Unlock()
+	return errors.Is(n.standings.of[id].unfit, errCode)
+}
+
+// mayRemove refuses a removal after which the cluster could not decide, or
+// would lose too many holders of its roots.
+//
+// Who stays is asked, over channels to the very keys, since the change counts
+// from the moment it is in the log: one that the rest cannot commit would stop
+// the cluster. For a removal by the operators a majority of those who stay must
+// answer. An expulsion, which nobody has ordered server by server, needs more:
+// of those who stay, as many must answer and satisfy the policy as are a majority
+// now. A cluster that would lose most of its roots by a policy keeps them, says
+// so, and waits for nodes that the policy accepts.
+func (n *Node) mayRemove(ctx context.Context, view state.View, members []raftstore.Member, due []leaver, who leaver) error {
+	if !who.Voter {
+		return nil
+	}
+	var stay []raftstore.Member
+	voters := 0
+	for _, m := range members {
+		if m.Voter {
+			voters++
+		}
+		leaves := slices.ContainsFunc(due, func(l leaver) bool { return l.ID == m.ID && !who.removed })
+		if m.Voter && m.ID != who.ID && !leaves {
+			stay = append(stay, m)
+		}
+	}
+	need := voters/2 + 1
+	if who.removed {
+		need = (voters-1)/2 + 1
+	}
+	if n.answering(ctx, stay) < need {
+		return errMinority
+	}
+	return nil
+}
+
+// answering counts the servers that answer over a channel to their own key now.
+func (n *Node) answering(ctx context.Context, list []raftstore.Member) int {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	var asked sync.WaitGroup
+	answers := make([]bool, len(list))
+	for i, m := range list {
+		if m.ID == n.boot.id {
+			answers[i] = true
+			continue
+		}
+		asked.Go(func() {
+			if c, err := n.dialPeer(ctx, m.ID, m.Address); err == nil {
+				c.Close()
+				answers[i] = true
+			}
+		})
+	}
+	asked.Wait()
+	count := 0
+	for _, yes := range answers {
+		if yes {
+			count++
+		}
+	}
+	return count
+}
+
+// passOn is for a leader that must leave: somebody who stays takes over, and
+// takes it out. The choice is not left to who is most advanced, which may be
+// another one that leaves.
+func (n *Node) passOn(ctx context.Context, members []raftstore.Member, due []leaver) error {
+	n.log.Warn("this node must leave the configuration; another one takes over")
+	err := errMinority
+	for _, m := range members {
+		if !m.Voter || slices.ContainsFunc(due, func(l leaver) bool { return l.ID == m.ID }) || n.answering(ctx, []raftstore.Member{m}) == 0 {
+			continue
+		}
+		if err = n.store.Load().TransferLeadershipTo(ctx, m.ID); err == nil {
+			return nil
+		}
+	}
+	return err
+}
