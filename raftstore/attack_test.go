@@ -299,7 +299,33 @@ func FuzzDecode(f *testing.F) {
 	add(&wireVote{Header: h, Term: 2})
 	add(&wireSnapshot{Header: h, Term: 2, LastIndex: 1, LastTerm: 1, Config: raft.EncodeConfiguration(raft.Configuration{
 		Servers: []raft.Server{{ID: peer.raftID(), Address: raftAddress(peer, "a:1")}}}), ConfigIndex: 1})
+	add(&wireForward{Header: h, Seq: 1, Entries: [][]byte{[]byte("x"), []byte("y")}})
+	add(&wireAsk{Header: h})
+	add(&wireOutcomes{Seq: 1, Outcomes: []wireOutcome{{Code: outcomeDone, Index: 1, Term: 1}, {Code: outcomeBusy}}})
+	add(&wireIndex{Code: outcomeDone, LeaderTerm: 2, Index: 3, EntryTerm: 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
+		if list, err := decodeForward(b, peer, 1); err == nil {
+			size := 0
+			for _, e := range list {
+				if size += len(e); len(e) == 0 || len(e) > MaxEntry {
+					t.Fatal("an entry without bound passed")
+				}
+			}
+			if len(list) == 0 || len(list) > maxForwardEntries || size > maxForwardBytes {
+				t.Fatal("an unbounded frame of proposals passed")
+			}
+		}
+		if list, err := decodeOutcomes(b, 1, 2); err == nil {
+			for _, o := range list {
+				if (o.Code == outcomeDone) != (o.Index > 0 && o.Term > 0) {
+					t.Fatal("an outcome and its place do not agree")
+				}
+			}
+		}
+		if i, err := decodeIndex(b); err == nil && (i.Code == outcomeDone) != (i.Index > 0 && i.LeaderTerm > 0) {
+			t.Fatal("a read index without a leader passed")
+		}
+		_ = decodeAsk(b, peer)
 		if a, err := decodeAppend(b, peer); err == nil {
 			if a.LeaderCommitIndex > a.PrevLogEntry+uint64(len(a.Entries)) || string(a.ID) != peer.String() {
 				t.Fatal("an unclamped or foreign request passed")

@@ -18,7 +18,10 @@ const chainLabel = "claviger/chain/v1"
 // Commands alone are in it, the entries that reach Machine.Apply; numbers are
 // eight bytes, big endian.
 func ExtendChain(h [32]byte, index, term uint64, data []byte) [32]byte {
-	sum := sha256.Sum256(data)
+	return extendChain(h, index, term, sha256.Sum256(data))
+}
+
+func extendChain(h [32]byte, index, term uint64, sum [32]byte) [32]byte {
 	b := make([]byte, 0, len(chainLabel)+1+32+8+8+32)
 	b = append(b, chainLabel...)
 	b = append(b, 0)

@@ -9,9 +9,13 @@ var (
 	// ErrNoQuorum says that no leader with a majority can be reached; nothing was
 	// decided, or it is wrapped by ErrOutcomeUnknown. Retry, on another node if there is one.
 	ErrNoQuorum = errors.New("raftstore: no leader with a majority is known; retry when a majority of the voters is up")
-	// ErrOutcomeUnknown says that leadership was lost while an entry was in
-	// flight: it may or may not commit later. It is also an ErrNoQuorum.
-	ErrOutcomeUnknown = fmt.Errorf("raftstore: leadership was lost before the entry was known to be committed: %w", ErrNoQuorum)
+	// ErrOutcomeUnknown says that leadership, or the connection to the leader, was
+	// lost while an entry was in flight: it may or may not commit later, or it did
+	// and what came of it is not known here. It is also an ErrNoQuorum.
+	ErrOutcomeUnknown = fmt.Errorf("raftstore: leadership was lost before the outcome of the entry was known: %w", ErrNoQuorum)
+	// ErrBusy refuses a proposal because as many as this server or the leader
+	// takes at once are under way; nothing was appended. Retry later.
+	ErrBusy = errors.New("raftstore: too many proposals are under way; retry in a moment")
 	// ErrStopped says that the store has been shut down.
 	ErrStopped = errors.New("raftstore: the store has stopped")
 	// ErrEntryTooLarge refuses an entry above MaxEntry.

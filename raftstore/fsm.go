@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,6 +27,7 @@ type fsm struct {
 	members *members
 	log     *slog.Logger
 
+	results  results
 	progress progress
 	halt     sync.Once
 	haltedCh chan struct{} // closed when the machine has halted
@@ -106,25 +108,35 @@ var (
 	_ raft.ConfigurationStore = (*fsm)(nil)
 )
 
-// Apply hands a command to the machine.
-func (f *fsm) Apply(l *raft.Log) (result any) {
+// applied is what an entry came to: the term it has in the log, and what the
+// machine returned for it.
+type applied struct {
+	term   uint64
+	result any
+	halted bool // the machine has halted, at this entry or before
+}
+
+// Apply hands a command to the machine and returns an applied.
+func (f *fsm) Apply(l *raft.Log) (out any) {
 	if f.isHalted() {
-		return ErrHalted
+		return applied{term: l.Term, halted: true}
 	}
 	defer func() {
 		if r := recover(); r != nil {
 			// The value is not logged: it may hold a piece of the entry.
 			f.stop("it panicked on an entry", "index", l.Index, "panic_type", fmt.Sprintf("%T", r))
-			result = ErrHalted
+			out = applied{term: l.Term, halted: true}
 		}
 	}()
-	result = f.machine.Apply(l.Index, l.Data)
+	result := f.machine.Apply(l.Index, l.Data)
 	if f.stopped(l.Index) {
-		return ErrHalted
+		return applied{term: l.Term, halted: true}
 	}
 	_, chain := f.progress.get() // nobody else sets it
-	f.progress.set(l.Index, ExtendChain(chain, l.Index, l.Term, l.Data))
-	return result
+	sum := sha256.Sum256(l.Data)
+	f.results.applied(sum, l.Index, l.Term, result)
+	f.progress.set(l.Index, extendChain(chain, l.Index, l.Term, sum))
+	return applied{term: l.Term, result: result}
 }
 
 // StoreConfiguration follows committed configurations.

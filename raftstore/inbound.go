@@ -32,8 +32,18 @@ func (t *transport) serve(conn net.Conn, peer ServerID) {
 			}
 			return
 		}
-		if !t.answer(conn, r, w, peer, ft, payload) {
+		switch ft {
+		case frameForward:
+			t.serveForwards(conn, r, w, peer, payload)
 			return
+		case frameAsk:
+			if !t.answerAsk(conn, w, peer, payload) {
+				return
+			}
+		default:
+			if !t.answer(conn, r, w, peer, ft, payload) {
+				return
+			}
 		}
 	}
 }
@@ -63,6 +73,9 @@ func (t *transport) forget(conn net.Conn, peer ServerID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.inbound[peer], conn)
+	if t.streams[peer] == conn {
+		delete(t.streams, peer)
+	}
 	if len(t.inbound[peer]) == 0 {
 		delete(t.inbound, peer)
 	}

@@ -22,6 +22,13 @@ const (
 	maxSnapshotFrame = maxConfigSize + 4096
 	chunkSize        = 64 << 10
 
+	maxForwardEntries   = 64      // proposals in one frame to the leader
+	maxForwardBytes     = 1 << 20 // and their bytes
+	maxForwardFrame     = maxForwardBytes + maxForwardEntries*16 + maxSmallFrame
+	maxForwardsInFlight = 8        // frames that await their outcome
+	maxPending          = 4096     // proposals that a follower has taken and not answered
+	maxPendingBytes     = 32 << 20 // and their bytes
+
 	maxIdlePerPeer    = 4  // pooled outbound connections to one peer
 	maxInboundPerPeer = 16 // inbound connections from one peer
 )

@@ -15,8 +15,9 @@ type logStore struct {
 	mu      sync.RWMutex // guards all below, which changes under writing and mu only
 	first   uint64       // index of entries[0] when there is one
 	entries []raft.Log
-	term    uint64 // of the entry stored last
-	begin   uint64 // index of the first entry stored in a row with that term
+	term    uint64        // of the entry stored last
+	begin   uint64        // index of the first entry stored in a row with that term
+	grown   chan struct{} // closed when entries are stored; nil while nobody looks
 }
 
 var (
@@ -97,7 +98,21 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 			s.term, s.begin = l.Term, l.Index
 		}
 	}
+	if s.grown != nil {
+		close(s.grown)
+		s.grown = nil
+	}
 	return nil
+}
+
+// look returns the last index and a channel that is closed when entries are stored.
+func (s *logStore) look() (uint64, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.grown == nil {
+		s.grown = make(chan struct{})
+	}
+	return s.last(), s.grown
 }
 
 func logRecord(l *raft.Log) Record {

@@ -12,6 +12,7 @@ type metrics struct {
 	registerer prometheus.Registerer
 	collectors []prometheus.Collector
 	commits    prometheus.Histogram
+	forwarded  prometheus.Counter
 }
 
 // newMetrics registers the store's metrics; none carries an address or a key.
@@ -19,6 +20,8 @@ func newMetrics(s *Store, r prometheus.Registerer) *metrics {
 	m := &metrics{registerer: r, commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "claviger_raft_commit_seconds", Help: "Time from proposal to applied result on the leader.",
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+	}), forwarded: prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "claviger_raft_forwarded_taken_total", Help: "Proposals of other servers taken by this leader.",
 	})}
 	gauge := func(name, help string, f func() float64) {
 		m.collectors = append(m.collectors, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "claviger_raft_" + name, Help: help}, f))
@@ -52,7 +55,7 @@ func newMetrics(s *Store, r prometheus.Registerer) *metrics {
 	counter("refused_peers_total", "Connections and messages of peers refused.", func() float64 { return float64(s.trans.refused.Load()) })
 	counter("archive_records_total", "Sealed records written.", func() float64 { n, _ := s.journal.totals(); return float64(n) })
 	counter("archive_bytes_total", "Sealed bytes written.", func() float64 { _, n := s.journal.totals(); return float64(n) })
-	m.collectors = append(m.collectors, m.commits)
+	m.collectors = append(m.collectors, m.commits, m.forwarded)
 	if r != nil {
 		for _, c := range m.collectors {
 			// A second store in one process keeps its numbers to itself.
@@ -61,6 +64,8 @@ func newMetrics(s *Store, r prometheus.Registerer) *metrics {
 	}
 	return m
 }
+
+func (m *metrics) takenForwards(n int) { m.forwarded.Add(float64(n)) }
 
 func (m *metrics) committed(d time.Duration) { m.commits.Observe(d.Seconds()) }
 

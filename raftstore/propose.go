@@ -18,25 +18,40 @@ const enqueueTimeout = 5 * time.Second
 // ErrNoQuorum when no leader is known. After ErrOutcomeUnknown or the end of
 // ctx the entry may still commit. Entries have 1 to MaxEntry bytes.
 func (s *Store) Propose(ctx context.Context, entry []byte) (uint64, any, error) {
-	switch {
-	case len(entry) == 0:
-		return 0, nil, ErrEmptyEntry
-	case len(entry) > MaxEntry:
-		return 0, nil, ErrEntryTooLarge
+	if err := checkEntrySize(entry); err != nil {
+		return 0, nil, err
 	}
 	if err := s.servable(ctx); err != nil {
 		return 0, nil, err
 	}
+	index, result, err := s.commit(ctx, entry)
+	return index, result, s.translate(err)
+}
+
+func checkEntrySize(entry []byte) error {
+	switch {
+	case len(entry) == 0:
+		return ErrEmptyEntry
+	case len(entry) > MaxEntry:
+		return ErrEntryTooLarge
+	}
+	return nil
+}
+
+// commit proposes entry to raft here. Errors are raft's own, those of ctx, or
+// this package's.
+func (s *Store) commit(ctx context.Context, entry []byte) (uint64, any, error) {
 	start := time.Now()
 	f := s.raft.Apply(bytes.Clone(entry), wait(ctx))
-	if err := s.await(ctx, f); err != nil {
+	if err := s.awaitRaft(ctx, f); err != nil {
 		return 0, nil, err
 	}
-	if f.Response() == ErrHalted {
+	done, ok := f.Response().(applied)
+	if !ok || done.halted {
 		return 0, nil, ErrHalted
 	}
 	s.metrics.committed(time.Since(start))
-	return f.Index(), f.Response(), nil
+	return f.Index(), done.result, nil
 }
 
 // servable refuses without touching raft's main loop what cannot succeed.
@@ -60,16 +75,23 @@ func wait(ctx context.Context) time.Duration {
 	return enqueueTimeout
 }
 
-// await waits for a future or for ctx. The goroutine it leaves behind ends when
-// raft answers, at the latest when raft stops.
+// await waits for a future or for ctx.
 func (s *Store) await(ctx context.Context, f raft.Future) error {
+	return s.translate(s.awaitRaft(ctx, f))
+}
+
+// awaitRaft gives raft's own error. The goroutine it leaves behind ends when
+// raft answers, at the latest when raft stops.
+func (s *Store) awaitRaft(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
 	go func() { done <- f.Error() }()
 	select {
 	case err := <-done:
-		return s.translate(err)
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-s.stopped: // raft forgets what its machine had not taken when it stopped
+		return raft.ErrLeadershipLost
 	}
 }
 

@@ -74,7 +74,7 @@ func (s *Store) reach(ctx context.Context, index uint64) error {
 // reads gathers readers into rounds. One goroutine runs the rounds, one after
 // the other, and ends when nobody waits.
 type reads struct {
-	prove func() (index uint64, err error)
+	prove func(*round) error // fills in what is to be applied
 
 	mu        sync.Mutex
 	gathering *round // readers of the next round; nil when nobody waits
@@ -95,6 +95,7 @@ func (b *reads) close() {
 type round struct {
 	done  chan struct{}
 	index uint64 // to be applied; written before done is closed
+	term  uint64 // in which leadership was proved; as index
 	err   error  // as index
 }
 
@@ -128,7 +129,7 @@ func (b *reads) run() {
 		}
 		b.rounds++
 		b.mu.Unlock()
-		r.index, r.err = b.prove()
+		r.err = b.prove(r)
 		close(r.done)
 	}
 }
@@ -153,18 +154,21 @@ func (s *Store) stillLeads(term uint64) bool {
 	return ok && now == term
 }
 
-// proveLeadership runs one round and returns the index to be applied.
-func (s *Store) proveLeadership() (uint64, error) {
+// proveLeadership runs one round.
+func (s *Store) proveLeadership(r *round) error {
 	term, ok := s.leading()
 	if !ok {
-		return 0, s.translate(raft.ErrNotLeader)
+		return s.translate(raft.ErrNotLeader)
 	}
 	limit := time.NewTimer(roundLimit)
 	defer limit.Stop()
 	if err := s.awaitCommitIn(term, limit.C); err != nil {
-		return 0, err
+		return err
 	}
 	index := s.logs.lastApplicable(s.raft.CommitIndex())
+	if index == 0 { // compacted, so applied here; for others it needs its number
+		index = s.AppliedIndex()
+	}
 	self, start := s.cfg.ID.raftID(), s.configuration()
 	s.trans.acks.begin(term)
 	defer s.trans.acks.end()
@@ -173,14 +177,15 @@ func (s *Store) proveLeadership() (uint64, error) {
 	}
 	for !s.trans.acks.majority(start, self) || !s.trans.acks.majority(s.configuration(), self) {
 		if err := pauseOn(s, term, s.trans.acks.news, limit.C); err != nil {
-			return 0, err
+			return err
 		}
 	}
 	// Our own vote: it has gone to nobody of a later term yet.
 	if !s.stillLeads(term) {
-		return 0, s.translate(raft.ErrNotLeader)
+		return s.translate(raft.ErrNotLeader)
 	}
-	return index, nil
+	r.index, r.term = index, term
+	return nil
 }
 
 // configuration is the latest appended one, committed or not.

@@ -59,17 +59,21 @@ func (c *Config) check() error {
 
 // Store is one server of a replicated machine, for one boot.
 type Store struct {
-	cfg     Config
-	log     *slog.Logger
-	raft    *raft.Raft
-	trans   *transport
-	journal *journal
-	logs    *logStore
-	stable  *stableStore
-	fsm     *fsm
-	reads   reads
-	fence   *fence
-	metrics *metrics
+	cfg      Config
+	log      *slog.Logger
+	raft     *raft.Raft
+	trans    *transport
+	journal  *journal
+	logs     *logStore
+	stable   *stableStore
+	fsm      *fsm
+	reads    reads // rounds of acknowledgements, on the leader
+	asks     reads // questions to the leader, elsewhere
+	forwards *forwarder
+	hints    hints
+	leaders  *leaderWatch
+	fence    *fence
+	metrics  *metrics
 
 	stateChanged chan raft.Observation // a token after every change of raft's state; for the rounds of reads
 
@@ -104,7 +108,9 @@ func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	s.trans = newTransport(cfg.ID, cfg.Address, cfg.Dialer, cfg.Timeouts, s.fence, log)
 	s.fsm = newFSM(cfg.Machine, s.trans.members, log)
 	s.logs = &logStore{journal: s.journal}
-	s.reads.prove = s.proveLeadership
+	s.reads.prove, s.asks.prove = s.proveLeadership, s.askLeader
+	s.forwards, s.leaders, s.hints.s = newForwarder(s), newLeaderWatch(), s
+	s.trans.host = s
 	s.stable = &stableStore{journal: s.journal, fence: s.fence}
 	snaps := &snapshotStore{journal: s.journal, members: s.trans.members, logs: s.logs, stable: s.stable, warn: log.Warn}
 	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, snaps, between(s.trans))
@@ -115,6 +121,7 @@ func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	leader := func() raft.ServerID { _, id := s.raft.LeaderWithID(); return id }
 	s.trans.leader.Store(&leader)
 	s.watchState()
+	s.watchLeader()
 	s.metrics = newMetrics(s, cfg.Registerer)
 	go s.guard()
 	return s, nil
@@ -219,6 +226,9 @@ func (s *Store) Shutdown() error {
 		s.trans.Close() // first: raft waits for its requests in flight
 		s.raft.Shutdown().Error()
 		s.reads.close()
+		s.asks.close()
+		s.forwards.close()
+		s.hints.close()
 		if s.Err() == nil { // a store that failed by itself goes on saying so
 			s.metrics.unregister()
 		}

@@ -36,6 +36,7 @@ type transport struct {
 	members  *members
 	acks     *acks
 	leader   atomic.Pointer[func() raft.ServerID]
+	host     host // what peers ask of this server beside raft; set before anybody is served
 	refused  atomic.Uint64
 
 	ctx    context.Context // ends when the transport closes
@@ -46,6 +47,7 @@ type transport struct {
 	idle    map[ServerID][]*peerConn
 	open    map[ServerID]map[*peerConn]bool // all outbound connections, in use or idle
 	inbound map[ServerID]map[net.Conn]bool
+	streams map[ServerID]net.Conn // of inbound, the one that carries proposals
 	serving sync.WaitGroup
 }
 
@@ -54,6 +56,13 @@ var (
 	_ raft.WithPreVote = (*transport)(nil)
 	_ raft.WithClose   = (*transport)(nil)
 )
+
+// host is the store as its peers see it beside raft.
+type host interface {
+	proposeFor(peer ServerID, entries [][]byte, fr *forwarded) error
+	readIndexFor(peer ServerID) (wireIndex, error)
+	configuration() raft.Configuration // the latest appended one
+}
 
 type peerConn struct {
 	net.Conn
@@ -66,7 +75,8 @@ func newTransport(self ServerID, addr string, d Dialer, t Timeouts, f *fence, lo
 	ctx, cancel := context.WithCancel(context.Background())
 	tr := &transport{self: self, addr: raftAddress(self, addr), dialer: d, timeouts: t, fence: f, log: log,
 		consumer: make(chan raft.RPC), acks: newAcks(), ctx: ctx, cancel: cancel,
-		idle: map[ServerID][]*peerConn{}, open: map[ServerID]map[*peerConn]bool{}, inbound: map[ServerID]map[net.Conn]bool{}}
+		idle: map[ServerID][]*peerConn{}, open: map[ServerID]map[*peerConn]bool{}, inbound: map[ServerID]map[net.Conn]bool{},
+		streams: map[ServerID]net.Conn{}}
 	tr.members = newMembers(tr.drop)
 	return tr
 }
@@ -217,6 +227,11 @@ func isRefusal(err error) bool {
 	return errors.Is(err, ErrRefusedByPeer) || errors.Is(err, errPeerFailed)
 }
 
+// header is how this server names itself.
+func (t *transport) header() wireHeader {
+	return wireHeader{Version: uint8(raft.ProtocolVersionMax), ID: []byte(t.self.String()), Addr: []byte(t.addr)}
+}
+
 // target checks that the address raft uses belongs to the id it names.
 func (t *transport) target(id raft.ServerID, target raft.ServerAddress) (ServerID, string, error) {
 	if err := t.fence.check(); err != nil {
@@ -289,7 +304,11 @@ func (t *transport) pooled(peer ServerID) *peerConn {
 }
 
 func (t *transport) dial(peer ServerID, addr string) (*peerConn, error) {
-	ctx, cancel := context.WithTimeout(t.ctx, t.timeouts.Dial)
+	return t.dialFor(t.ctx, peer, addr)
+}
+
+func (t *transport) dialFor(ctx context.Context, peer ServerID, addr string) (*peerConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Dial)
 	defer cancel()
 	conn, err := t.dialer.Dial(ctx, peer, addr)
 	if err != nil {

@@ -21,8 +21,12 @@ const (
 	frameSnapshot   frameType = 4
 	frameTimeoutNow frameType = 5
 	frameChunk      frameType = 6
+	frameForward    frameType = 7    // proposals for the leader; a connection that carries one carries nothing else
+	frameAsk        frameType = 8    // the read index is asked for
 	frameReply      frameType = 0x40 // Term, LastLog, Success, NoRetryBackoff or Granted
 	frameRefusal    frameType = 0x41 // one byte: why
+	frameOutcome    frameType = 0x42 // answers frameForward
+	frameIndex      frameType = 0x43 // answers frameAsk
 )
 
 // Refusals are codes: raft gives meaning to some error texts, so no text of a peer may reach it.
@@ -39,7 +43,9 @@ func maxPayload(t frameType) int {
 		return maxSnapshotFrame
 	case frameChunk:
 		return chunkSize
-	case frameVote, framePreVote, frameTimeoutNow, frameReply, frameRefusal:
+	case frameForward:
+		return maxForwardFrame
+	case frameVote, framePreVote, frameTimeoutNow, frameAsk, frameReply, frameRefusal, frameOutcome, frameIndex:
 		return maxSmallFrame
 	}
 	return -1
