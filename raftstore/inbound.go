@@ -132,6 +132,24 @@ func (t *transport) handle(conn net.Conn, r *bufio.Reader, peer ServerID, ft fra
 	return wireReply{}, fmt.Errorf("%w: frame type %d is not a request", ErrPeer, ft)
 }
 
+// asVoter is the id under which raft is asked for a pre-vote: that of some voter
+// of its configuration. Raft refuses candidates that are no voters there; but a
+// candidate may have been made one by an entry that the one who is asked has not
+// got yet. Where a leader commits a voter with that voter's help and dies, the
+// voter would have the only log that may win, and never a vote: a majority that
+// is up would have no leader for ever. The Raft paper (§4.1) gives votes without
+// regard to configurations; who campaigns is a voter by its own log, and those
+// who were removed are refused before this. A vote has no id at all and raft
+// skips the question; the candidate is the address, which is checked.
+func asVoter(c raft.Configuration) []byte {
+	for _, s := range c.Servers {
+		if s.Suffrage == raft.Voter {
+			return []byte(s.ID)
+		}
+	}
+	return nil
+}
+
 func (t *transport) handleVote(peer ServerID, ft frameType, payload []byte) (wireReply, error) {
 	h, w, err := decodeVote(payload, peer)
 	if err != nil {
@@ -139,9 +157,11 @@ func (t *transport) handleVote(peer ServerID, ft frameType, payload []byte) (wir
 	}
 	switch ft {
 	case frameVote:
+		h.ID = nil // raft then does not ask its own configuration: see asVoter
 		return t.dispatch(&raft.RequestVoteRequest{RPCHeader: h, Term: w.Term, Candidate: h.Addr,
 			LastLogIndex: w.LastIndex, LastLogTerm: w.LastTerm, LeadershipTransfer: w.Transfer}, nil)
 	case framePreVote:
+		h.ID = asVoter(t.host.configuration())
 		return t.dispatch(&raft.RequestPreVoteRequest{RPCHeader: h, Term: w.Term, LastLogIndex: w.LastIndex, LastLogTerm: w.LastTerm}, nil)
 	}
 	// Raft campaigns on any TimeoutNow, past pre-vote and past a healthy leader.
