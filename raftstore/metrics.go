@@ -49,6 +49,11 @@ func newMetrics(s *Store, r prometheus.Registerer) *metrics {
 		return 0
 	})
 	counter("read_rounds_total", "Rounds of acknowledgements that answered reads.", func() float64 { return float64(s.reads.count()) })
+	counter("read_questions_total", "Questions for a read index sent to a leader.", func() float64 { return float64(s.asks.count()) })
+	counter("leader_changes_total", "How often this server has seen another leader.", func() float64 { return float64(s.leaders.changes()) })
+	counter("forwarded_total", "Proposals sent to a leader.", func() float64 { _, _, n := s.forwards.counts(); return float64(n) })
+	gauge("forward_queue", "Proposals waiting to be sent to a leader.", func() float64 { n, _, _ := s.forwards.counts(); return float64(n) })
+	gauge("forward_frames", "Frames of proposals whose outcome is awaited.", func() float64 { _, n, _ := s.forwards.counts(); return float64(n) })
 	gauge("commit_index", "Highest index known to be committed.", func() float64 { return float64(s.raft.CommitIndex()) })
 	gauge("applied_index", "Last entry the machine has applied.", func() float64 { return float64(s.AppliedIndex()) })
 	gauge("members", "Servers in the configuration.", func() float64 { l, _ := s.Members(); return float64(len(l)) })
