@@ -40,8 +40,8 @@ func (s *Service) Release(ctx context.Context, ev api.Evidence, req api.KeyReque
 
 // reconsider says whether a decision is worth making again: its record was
 // rejected, because something moved underneath it; or it is a refusal, and
-// this node turns out to have been behind when it decided. Only a leader's
-// refusal counts: a follower's state may be old.
+// this node turns out to have been behind when it decided. A refusal counts
+// only by state that is not old.
 func (s *Service) reconsider(ctx context.Context, applied uint64, err error) (bool, error) {
 	if _, moved := errors.AsType[*state.Rejected](err); moved || err == nil {
 		return moved, err

@@ -26,8 +26,9 @@ type Replica interface {
 	// index and what Machine.Apply returned. On an error the entry may or may
 	// not have been committed.
 	Propose(ctx context.Context, entry []byte) (index uint64, result any, err error)
-	// SafeRead returns nil once this node has proved, by answers newer than
-	// the call, that it leads, and has applied all that was committed before.
+	// SafeRead returns nil once a leader, this node or another, has proved by
+	// answers newer than the call that it leads, and this node has applied all
+	// that was committed before.
 	SafeRead(ctx context.Context) error
 }
 

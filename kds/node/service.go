@@ -15,7 +15,8 @@ import (
 	"github.com/claviger/claviger/raftstore"
 )
 
-// replica shows the store to the service and translates its errors.
+// replica shows the store to admission, which is the leader's, and translates
+// its errors.
 type replica struct{ store *raftstore.Store }
 
 var _ kds.Replica = replica{}
@@ -29,6 +30,22 @@ func (r replica) Propose(ctx context.Context, entry []byte) (uint64, any, error)
 // SafeRead proves leadership and waits for what is committed.
 func (r replica) SafeRead(ctx context.Context) error { return translate(r.store.SafeRead(ctx)) }
 
+// anywhere shows the store to the service, on any member: the leader decides
+// over the raft channel, and this member answers from its own machine. Only
+// where the leader is known and cannot be reached from here is the client sent on.
+type anywhere struct{ store *raftstore.Store }
+
+var _ kds.Replica = anywhere{}
+
+// Propose commits entry through the leader and returns the result of Apply here.
+func (r anywhere) Propose(ctx context.Context, entry []byte) (uint64, any, error) {
+	index, result, err := r.store.Submit(ctx, entry)
+	return index, result, translate(err)
+}
+
+// SafeRead waits for what was committed before the call, which the leader proves.
+func (r anywhere) SafeRead(ctx context.Context) error { return translate(r.store.Read(ctx)) }
+
 func translate(err error) error {
 	if e, ok := errors.AsType[*raftstore.NotLeaderError](err); ok {
 		return &kds.NotLeaderError{Leader: api.ID(e.Leader)}
@@ -36,7 +53,7 @@ func translate(err error) error {
 	if errors.Is(err, raftstore.ErrHalted) {
 		return errors.Join(state.ErrHalted, err)
 	}
-	if errors.Is(err, raftstore.ErrNoQuorum) || errors.Is(err, raftstore.ErrStopped) {
+	if errors.Is(err, raftstore.ErrNoQuorum) || errors.Is(err, raftstore.ErrStopped) || errors.Is(err, raftstore.ErrBusy) {
 		return errors.Join(kds.ErrNoQuorum, err)
 	}
 	return err
@@ -53,7 +70,7 @@ func (s source) Collateral(ctx context.Context, quote []byte) (*attest.Collatera
 // before it, this boot is nobody's to ask.
 func (n *Node) serveAPI() error {
 	m, store := n.membership(), n.store.Load()
-	service, err := kds.New(kds.Config{Replica: replica{store}, Machine: n.machine, Verifier: n.verifier, Secrets: n.secrets,
+	service, err := kds.New(kds.Config{Replica: anywhere{store}, Machine: n.machine, Verifier: n.verifier, Secrets: n.secrets,
 		Assessor: n.judge, Clock: n.cfg.Clock, Peers: n.peers, Logger: n.log, Registerer: n.registry})
 	if err != nil {
 		return err
