@@ -33,9 +33,9 @@ type crowd struct {
 }
 
 const (
-	chaosCallers = 6
+	chaosCallers = 8
 	chaosNames   = 16              // distinct keys that are asked for
-	chaosCall    = 4 * time.Second // limit of one call
+	chaosCall    = 2500 * time.Millisecond // limit of one call
 	chaosAttempt = 1500 * time.Millisecond
 )
 

@@ -43,7 +43,7 @@ func (n *Node) become(s *kds.Secrets, m *membership) error {
 		store.Shutdown()
 		return n.ctx.Err()
 	}
-	l := ratls.NewListener(n.peerLn, &ratls.Config{
+	l := ratls.NewListener(n.peerPorch.open(), &ratls.Config{
 		Protocols: []string{protocolJoin, protocolRaft}, ClusterID: m.clusterID, Epoch: m.Epoch, Key: n.boot.key,
 		Attest: n.prover.prove, Verify: n.verifyInbound, OnRefused: n.refused,
 	})

@@ -14,6 +14,9 @@ import (
 	"github.com/claviger/claviger/raftstore"
 )
 
+// joinDial bounds the connection to one of the listed addresses: the machine behind it may be gone, and the next one is not.
+const joinDial = 3 * time.Second
+
 // join asks the listed members, and the leaders they name, until one admits
 // this boot, all refuse it for good or are refused, or ctx ends.
 func (n *Node) join(ctx context.Context) error {
@@ -102,7 +105,7 @@ func (n *Node) joinVia(ctx context.Context, addr string) error {
 
 // joinAt speaks join/1 with one member; next is set when it is not the leader.
 func (n *Node) joinAt(ctx context.Context, addr string) (next string, err error) {
-	raw, err := (&net.Dialer{Timeout: joinStep}).DialContext(ctx, "tcp", addr)
+	raw, err := (&net.Dialer{Timeout: joinDial}).DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return "", err
 	}

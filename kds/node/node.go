@@ -65,6 +65,7 @@ type Node struct {
 	prover   *prover
 
 	peerLn, apiLn, adminLn net.Listener
+	peerPorch, apiPorch    *porch
 	peerAddr, apiAddr      string
 
 	ctx        context.Context // ends when the node stops, with the reason as cause
@@ -148,6 +149,7 @@ func (n *Node) listen() (err error) {
 			return fmt.Errorf("node: admin listener: %w", err)
 		}
 	}
+	n.peerPorch, n.apiPorch = newPorch(n.peerLn), newPorch(n.apiLn)
 	n.peerAddr, n.apiAddr = n.cfg.PeerAdvertise, n.cfg.APIAdvertise
 	if n.peerAddr == "" {
 		n.peerAddr = n.peerLn.Addr().String()

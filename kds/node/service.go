@@ -79,7 +79,7 @@ func (n *Node) serveAPI() error {
 	if err != nil {
 		return err
 	}
-	l := ratls.NewListener(n.apiLn, &ratls.Config{
+	l := ratls.NewListener(n.apiPorch.open(), &ratls.Config{
 		Protocols: []string{protocolApp}, ClusterID: m.clusterID, Epoch: m.Epoch, Key: n.boot.key,
 		Attest: n.prover.prove, PeerOptional: true, OnRefused: n.refused,
 		Verify: func(ctx context.Context, hello ratls.Hello, ev ratls.Evidence) (*attest.Verified, error) {
