@@ -34,7 +34,7 @@ type crowd struct {
 
 const (
 	chaosCallers = 8
-	chaosNames   = 16              // distinct keys that are asked for
+	chaosNames   = 16                      // distinct keys that are asked for
 	chaosCall    = 2500 * time.Millisecond // limit of one call
 	chaosAttempt = 1500 * time.Millisecond
 )
@@ -229,10 +229,13 @@ func (c *caller) read(cl *client.Client) {
 	defer cancel()
 	o := chaosOp{client: c.id, call: l.tick()}
 	barrier, first := l.trace(ctx)
-	public, err := cl.PublicKey(barrier, api.PublicKeyRequest{Constraint: c.crowd.image.Constraint(), Name: "mail", Purpose: "x25519"})
-	if err != nil {
-		c.unread(err)
-		return
+	if !*chaosBlind {
+		public, err := cl.PublicKey(barrier, api.PublicKeyRequest{Constraint: c.crowd.image.Constraint(), Name: "mail", Purpose: "x25519"})
+		if err != nil {
+			c.unread(err)
+			return
+		}
+		l.key("public", hex.EncodeToString(public.PublicKey))
 	}
 	look, second := l.trace(ctx)
 	view, err := cl.Cluster(look)
@@ -241,8 +244,7 @@ func (c *caller) read(cl *client.Client) {
 		c.unread(err)
 		return
 	}
-	l.key("public", hex.EncodeToString(public.PublicKey))
-	if len(second.at) != 1 || first.last != second.last {
+	if !*chaosBlind && (len(second.at) != 1 || first.last != second.last) {
 		return
 	}
 	o.value, o.size, o.root = view.LogSize, view.LogSize, view.LogRoot.String()

@@ -42,6 +42,7 @@ func smallDisks(s *site) bool { return s.fabric.isolated }
 // faults are those of tolerated rounds; each meets one victim.
 var faults = []fault{
 	{"kill", nil, (*nemesis).killFault},
+	{"storm", nil, (*nemesis).stormFault},
 	{"stop", nil, (*nemesis).stopFault},
 	{"pause", nil, (*nemesis).pauseFault},
 	{"loss", switched, (*nemesis).lossFault},
@@ -110,7 +111,7 @@ func (n *nemesis) strike(told func(kind string)) error {
 		if !ok {
 			return fmt.Errorf("no kind of fault is called %q", n.only)
 		}
-		victim := n.victims[n.rand.IntN(len(n.victims))]
+		victim := n.target()
 		n.counts[f.kind]++
 		told(f.kind)
 		what, err := f.apply(n, victim)
@@ -132,6 +133,22 @@ func (n *nemesis) choose() {
 		slices.SortStableFunc(slots, func(a, b *slotHome) int { return order(b.name == leader) - order(a.name == leader) })
 	}
 	n.victims = slots[:1+n.rand.IntN((len(slots)-1)/2)]
+}
+
+// target is who the next fault meets: often whoever leads now, if that is a victim or may become one.
+func (n *nemesis) target() *slotHome {
+	if n.rand.IntN(5) < 2 {
+		leader := n.leader()
+		at := slices.IndexFunc(n.site.slots, func(s *slotHome) bool { return s.name == leader })
+		if at >= 0 && slices.Contains(n.victims, n.site.slots[at]) {
+			return n.site.slots[at]
+		}
+		if at >= 0 && len(n.victims) < (len(n.site.slots)-1)/2 {
+			n.victims = append(slices.Clone(n.victims), n.site.slots[at])
+			return n.site.slots[at]
+		}
+	}
+	return n.victims[n.rand.IntN(len(n.victims))]
 }
 
 func order(b bool) int {
@@ -185,6 +202,19 @@ func (n *nemesis) killFault(v *slotHome) (string, error) {
 	v.home.kill()
 	d := n.sleep(0, 2000)
 	return fmt.Sprintf("%s, back after %v", v.name, d), n.restart(v)
+}
+
+// stormFault kills boots while they are being admitted.
+func (n *nemesis) stormFault(v *slotHome) (string, error) {
+	times := 2 + n.rand.IntN(5)
+	for range times {
+		v.home.kill()
+		if err := n.restart(v); err != nil {
+			return "", err
+		}
+		n.sleep(10, 250)
+	}
+	return fmt.Sprintf("%s killed %d times while it joins", v.name, times), nil
 }
 
 func (n *nemesis) stopFault(v *slotHome) (string, error) {

@@ -23,11 +23,13 @@ import (
 //
 // The seed decides what the nemesis does, not how the machine schedules it: a run with the same seed is a similar run.
 var (
-	chaosMinutes = flag.Float64("chaos.minutes", 0.1, "minutes of rounds; starting and checking come on top")
+	chaosMinutes = flag.Float64("chaos.minutes", 0.06, "minutes of rounds; starting and checking come on top")
 	chaosSeed    = flag.Uint64("chaos.seed", 1, "seed of the nemesis")
 	chaosNodes   = flag.Int("chaos.nodes", 3, "key nodes: 3 or 5")
 	chaosOnly    = flag.String("chaos.only", "", "comma-separated kinds of faults, to look at them alone; empty: all")
 	chaosKeep    = flag.String("chaos.keep", "", "directory to leave logs and data in; empty: a temporary one, kept after a violation")
+	chaosRace    = flag.Bool("chaos.race", false, "build the nodes with the race detector")
+	chaosBlind   = flag.Bool("chaos.blind", false, "read without proof that the answer is current: a run must then fail, which shows that it can")
 	chaosPlain   = flag.Bool("chaos.plain", false, "use loopback addresses even where namespaces can be had")
 )
 
@@ -75,12 +77,21 @@ func TestProcessChaos(t *testing.T) {
 	}
 	binary(t, "clavigerd-sim") // builds all
 	dir, keep := chaosDir(t)
+	bin := binaries.dir
+	if *chaosRace {
+		bin = t.TempDir()
+		build := exec.CommandContext(ctx, "go", "build", "-race", "-o", bin, "./cmd/claviger", "./cmd/clavigerd-sim")
+		build.Dir = ".."
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
 	mode := "full"
 	if err := chaosCanIsolate(); err != nil || *chaosPlain {
 		fmt.Printf("chaos: no namespaces here (%v): loopback addresses, no faults of the network, no full disks\n", err)
 		mode = "plain"
 	}
-	if err := chaosRun(ctx, mode, dir); err != nil {
+	if err := chaosRun(ctx, mode, dir, bin); err != nil {
 		t.Fatalf("%v; logs and data are in %s", err, keep())
 	}
 }
@@ -110,11 +121,11 @@ func chaosDir(t *testing.T) (dir string, keep func() string) {
 }
 
 // chaosRun starts the laboratory and passes its output on, until it ends or ctx does.
-func chaosRun(ctx context.Context, mode, dir string) error {
+func chaosRun(ctx context.Context, mode, dir, bin string) error {
 	runtime.LockOSThread() // the child shall die with this thread, that is, with this process
 	defer runtime.UnlockOSThread()
 	cmd := chaosSelf(mode)
-	cmd.Env = append(cmd.Env, chaosBinEnv+"="+binaries.dir, chaosDirEnv+"="+dir)
+	cmd.Env = append(cmd.Env, chaosBinEnv+"="+bin, chaosDirEnv+"="+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return err
@@ -137,7 +148,7 @@ func chaosRun(ctx context.Context, mode, dir string) error {
 func chaosSelf(mode string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe",
 		fmt.Sprint("-chaos.minutes=", *chaosMinutes), fmt.Sprint("-chaos.seed=", *chaosSeed), fmt.Sprint("-chaos.nodes=", *chaosNodes),
-		"-chaos.only="+*chaosOnly)
+		"-chaos.only="+*chaosOnly, fmt.Sprint("-chaos.blind=", *chaosBlind))
 	cmd.Env = append(os.Environ(), chaosInsideEnv+"="+mode)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if mode != "plain" {
