@@ -60,6 +60,7 @@ var house = map[string]rule{
 	"kds/node":    {may: []string{"*"}},
 
 	"raftstore":                     {may: []string{"enclave/secret"}},
+	"raftstore/history":             {may: []string{"raftstore", "enclave/secret"}},
 	"raftstore/archive/file":        {may: []string{"raftstore"}},
 	"raftstore/archive/bolt":        {may: []string{"raftstore"}},
 	"raftstore/archive/remote":      {may: []string{"raftstore"}},
