@@ -173,6 +173,9 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	if err != nil {
 		return err
 	}
+	if now, _ := f.progress.get(); applied < now { // see installSnapshot, which does not let it come to this
+		return fmt.Errorf("%w: a snapshot of %d where %d is applied", ErrPeer, applied, now)
+	}
 	if err := f.machine.Restore(rc); err != nil {
 		return fmt.Errorf("raftstore: restoring the machine: %w", err)
 	}

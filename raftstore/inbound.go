@@ -2,7 +2,6 @@ package raftstore
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -123,7 +122,7 @@ func (t *transport) handle(conn net.Conn, r *bufio.Reader, peer ServerID, ft fra
 		if err != nil {
 			return wireReply{}, err
 		}
-		return t.dispatch(a, nil)
+		return t.appendEntries(a)
 	case frameVote, framePreVote, frameTimeoutNow:
 		return t.handleVote(peer, ft, payload)
 	case frameSnapshot:
@@ -190,7 +189,7 @@ func (t *transport) handleSnapshot(conn net.Conn, r *bufio.Reader, peer ServerID
 		}
 		data = append(data, chunk...)
 	}
-	return t.dispatch(req, bytes.NewReader(data))
+	return t.installSnapshot(req, data)
 }
 
 // dispatch gives the request to raft's main loop and waits for its answer.

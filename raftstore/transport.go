@@ -38,6 +38,7 @@ type transport struct {
 	leader   atomic.Pointer[func() raft.ServerID]
 	host     host // what peers ask of this server beside raft; set before anybody is served
 	refused  atomic.Uint64
+	growing  diskLock // held while raft takes entries or a snapshot
 
 	ctx    context.Context // ends when the transport closes
 	cancel context.CancelFunc
@@ -62,6 +63,7 @@ type host interface {
 	proposeFor(peer ServerID, entries [][]byte, fr *forwarded) error
 	readIndexFor(peer ServerID) (wireIndex, error)
 	configuration() raft.Configuration // the latest appended one
+	holds(index, term uint64) bool
 }
 
 type peerConn struct {

@@ -1,0 +1,41 @@
+package raftstore
+
+import (
+	"bytes"
+
+	"github.com/hashicorp/raft"
+)
+
+// A snapshot may arrive long after it was sent: the network kept it, and its sender gave up and sent another. Raft
+// installs whatever comes in the present term. The machine would go back, the log would be emptied with entries in it
+// that this server has acknowledged, and the configuration would be that of the snapshot's time again, in which fewer
+// voters may have been a majority. So a snapshot is installed only if it tells something new, as in the Raft paper
+// (§7, step 6: a log that has the last entry is retained).
+
+// installSnapshot gives raft a snapshot, or, where its last entry is here already, a heartbeat of the same leader in its
+// place, whose answer is as good: this server has everything up to that entry. No entries come in between the look and
+// the installation.
+func (t *transport) installSnapshot(req *raft.InstallSnapshotRequest, data []byte) (wireReply, error) {
+	t.growing.Lock()
+	defer t.growing.Unlock()
+	if t.host.holds(req.LastLogIndex, req.LastLogTerm) {
+		return t.dispatch(&raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: req.Term, Leader: req.Leader}, nil)
+	}
+	return t.dispatch(req, bytes.NewReader(data))
+}
+
+// appendEntries gives raft entries or a heartbeat; only the first can make the log grow.
+func (t *transport) appendEntries(a *raft.AppendEntriesRequest) (wireReply, error) {
+	if len(a.Entries) != 0 {
+		t.growing.Lock()
+		defer t.growing.Unlock()
+	}
+	return t.dispatch(a, nil)
+}
+
+// holds reports whether this server has everything that is committed up to the entry at index, which has that term:
+// it has applied it, or has the entry in its log.
+func (s *Store) holds(index, term uint64) bool {
+	var l raft.Log
+	return index <= s.raft.AppliedIndex() || s.logs.GetLog(index, &l) == nil && l.Term == term
+}
