@@ -17,12 +17,24 @@ var named = regexp.MustCompile("`([a-z0-9/-]+)\\.(Test[A-Za-z0-9_]+)`")
 // TestThreatModelNamesTests keeps the threat model honest: every test that it names exists in the package it names.
 func TestThreatModelNamesTests(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile(filepath.Join("..", "docs", "threat-model.md"))
+	namesTests(t, "threat-model.md", 30)
+}
+
+// TestAttacksNameTests does so for the table of attacks on the store, whose outcomes raftstore.TestAttackTable checks.
+func TestAttacksNameTests(t *testing.T) {
+	t.Parallel()
+	namesTests(t, "attacks.md", 40)
+}
+
+// namesTests fails if a page names a test that does not exist, or fewer than it should.
+func namesTests(t *testing.T, page string, least int) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "docs", page))
 	if err != nil {
 		t.Fatal(err)
 	}
 	found := named.FindAllStringSubmatch(string(text), -1)
-	if len(found) < 30 {
+	if len(found) < least {
 		t.Fatalf("found only %d names of tests", len(found))
 	}
 	tests := map[string][]string{}
@@ -32,10 +44,10 @@ func TestThreatModelNamesTests(t *testing.T) {
 			tests[dir] = testsOf(t, filepath.Join("..", dir))
 		}
 		if !slices.Contains(tests[dir], name) {
-			t.Errorf("the threat model names %s in %s, which does not exist", name, dir)
+			t.Errorf("%s names %s in %s, which does not exist", page, name, dir)
 		}
 	}
-	t.Logf("%d tests named by the threat model exist", len(found))
+	t.Logf("%d tests named by %s exist", len(found), page)
 }
 
 // testsOf returns the names of the test functions in a directory.
