@@ -108,7 +108,7 @@ func TestEqualIndexMeansEqualChain(t *testing.T) {
 				var watch sync.WaitGroup
 				watch.Go(func() {
 					for {
-						for _, n := range c.live() {
+						for _, n := range c.net.all() {
 							all.look(t, n)
 						}
 						select {
@@ -185,6 +185,16 @@ func TestChainGoesOnBehindASnapshot(t *testing.T) {
 			t.Errorf("%d commands of the log give another hash", commands)
 		}
 	})
+}
+
+// all is every server there ever was, the crashed ones too.
+func (n *testNet) all() (list []*testNode) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, node := range n.nodes {
+		list = append(list, node)
+	}
+	return list
 }
 
 func recordKinds(t *testing.T, n *testNode) map[RecordKind]int {

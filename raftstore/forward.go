@@ -252,6 +252,9 @@ func (f *forwarder) send(batch []*proposal) {
 		<-f.slots
 		return
 	}
+	if f.stream != nil && f.stream.peer == id && time.Since(f.stream.begun) > maxStreamAge {
+		f.drain()
+	}
 	if f.stream == nil || f.stream.peer != id || f.stream.ended() {
 		st, err := f.s.openForwards(id, addr, f.slots)
 		if err != nil {
@@ -265,6 +268,32 @@ func (f *forwarder) send(batch []*proposal) {
 	}
 	f.stream.send(batch)
 }
+
+// maxStreamAge is when a stream to a leader is replaced, between two frames. The
+// caller's channels have an age, too, and one that ends in the middle of a frame
+// leaves its outcome unknown.
+const maxStreamAge = 5 * time.Minute
+
+// drain waits until nothing is in flight and ends the stream. The sender has one
+// slot already; when it has all, every frame has been answered.
+func (f *forwarder) drain() {
+	taken := 0
+	for ; taken < maxForwardsInFlight-1; taken++ {
+		select {
+		case f.slots <- struct{}{}:
+			continue
+		case <-f.s.trans.ctx.Done():
+		}
+		break
+	}
+	for range taken {
+		<-f.slots
+	}
+	f.stream.fail(errStreamAge)
+	f.stream = nil
+}
+
+var errStreamAge = errors.New("raftstore: the stream is replaced because of its age")
 
 // resultOf waits until index is applied here and gives the result of the entry
 // with this hash that is there, if it is this one: with the leader's term, and

@@ -16,6 +16,7 @@ type forwardStream struct {
 	addr  string
 	conn  *peerConn
 	slots <-chan struct{}
+	begun time.Time
 	over  chan struct{} // closed by the receiving goroutine at its end
 
 	mu       sync.Mutex
@@ -43,7 +44,7 @@ func (s *Store) openForwards(id ServerID, addr string, slots <-chan struct{}) (*
 	if err != nil {
 		return nil, err
 	}
-	return &forwardStream{s: s, peer: peer, addr: addr, conn: conn, slots: slots, over: make(chan struct{})}, nil
+	return &forwardStream{s: s, peer: peer, addr: addr, conn: conn, begun: time.Now(), slots: slots, over: make(chan struct{})}, nil
 }
 
 // whileLeader is a context that ends when id is no longer the leader known here.

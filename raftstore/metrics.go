@@ -13,6 +13,7 @@ type metrics struct {
 	collectors []prometheus.Collector
 	commits    prometheus.Histogram
 	forwarded  prometheus.Counter
+	batches    prometheus.Histogram
 }
 
 // newMetrics registers the store's metrics; none carries an address or a key.
@@ -22,7 +23,12 @@ func newMetrics(s *Store, r prometheus.Registerer) *metrics {
 		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 	}), forwarded: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "claviger_raft_forwarded_taken_total", Help: "Proposals of other servers taken by this leader.",
+	}), batches: prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "claviger_raft_append_entries", Help: "Entries in one AppendEntries request that has any.",
+		Buckets: prometheus.ExponentialBuckets(1, 2, 7), // to maxAppendEntries
 	})}
+	batches := func(n int) { m.batches.Observe(float64(n)) }
+	s.trans.batches.Store(&batches)
 	gauge := func(name, help string, f func() float64) {
 		m.collectors = append(m.collectors, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "claviger_raft_" + name, Help: help}, f))
 	}
@@ -60,7 +66,7 @@ func newMetrics(s *Store, r prometheus.Registerer) *metrics {
 	counter("refused_peers_total", "Connections and messages of peers refused.", func() float64 { return float64(s.trans.refused.Load()) })
 	counter("archive_records_total", "Sealed records written.", func() float64 { n, _ := s.journal.totals(); return float64(n) })
 	counter("archive_bytes_total", "Sealed bytes written.", func() float64 { _, n := s.journal.totals(); return float64(n) })
-	m.collectors = append(m.collectors, m.commits, m.forwarded)
+	m.collectors = append(m.collectors, m.commits, m.forwarded, m.batches)
 	if r != nil {
 		for _, c := range m.collectors {
 			// A second store in one process keeps its numbers to itself.

@@ -35,6 +35,9 @@ type transport struct {
 	consumer chan raft.RPC
 	members  *members
 	acks     *acks
+	matched  matched
+	pipes    pipes
+	batches  atomic.Pointer[func(n int)] // is told how many entries each request carries
 	leader   atomic.Pointer[func() raft.ServerID]
 	host     host // what peers ask of this server beside raft; set before anybody is served
 	refused  atomic.Uint64
@@ -99,12 +102,6 @@ func (t *transport) DecodePeer(b []byte) raft.ServerAddress { return raft.Server
 // loop, where a heartbeat can race a vote and cast two votes in one term.
 func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
 
-// AppendEntriesPipeline is not offered: raft then sends one batch at a time per
-// peer, and nothing is in flight that a step down would have to account for.
-func (t *transport) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.AppendPipeline, error) {
-	return nil, raft.ErrPipelineReplicationNotSupported
-}
-
 // AppendEntries sends entries or a heartbeat.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	payload, err := encodeAppend(args)
@@ -116,9 +113,8 @@ func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, a
 	if err != nil {
 		return err
 	}
-	if rep.OK && rep.Term == args.Term {
-		t.acks.note(id, args.Term, stamp)
-	}
+	t.sentEntries(len(args.Entries))
+	t.told(id, args, rep, stamp)
 	*resp = raft.AppendEntriesResponse{Term: rep.Term, LastLog: rep.LastLog, Success: rep.OK, NoRetryBackoff: rep.NoRetryBackoff}
 	return nil
 }
@@ -186,6 +182,9 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 	if err != nil {
 		return err
 	}
+	if rep.OK && rep.Term == args.Term {
+		t.matched.note(peer, args.Term, args.LastLogIndex)
+	}
 	*resp = raft.InstallSnapshotResponse{Term: rep.Term, Success: rep.OK}
 	return nil
 }
@@ -236,9 +235,6 @@ func (t *transport) header() wireHeader {
 
 // target checks that the address raft uses belongs to the id it names.
 func (t *transport) target(id raft.ServerID, target raft.ServerAddress) (ServerID, string, error) {
-	if err := t.fence.check(); err != nil {
-		return ServerID{}, "", err
-	}
 	peer, addr, err := parseRaftAddress(target)
 	if err != nil {
 		return ServerID{}, "", err
@@ -246,10 +242,21 @@ func (t *transport) target(id raft.ServerID, target raft.ServerAddress) (ServerI
 	if peer.raftID() != id {
 		return ServerID{}, "", fmt.Errorf("%w: the address is another server's", ErrPeer)
 	}
-	if t.members.removed(peer) {
-		return ServerID{}, "", fmt.Errorf("%w: server %s was removed", ErrPeer, peer.short())
+	if err := t.mayTalkTo(peer); err != nil {
+		return ServerID{}, "", err
 	}
 	return peer, addr, nil
+}
+
+// mayTalkTo is what must hold before anything is sent.
+func (t *transport) mayTalkTo(peer ServerID) error {
+	if err := t.fence.check(); err != nil {
+		return err
+	}
+	if t.members.removed(peer) {
+		return fmt.Errorf("%w: server %s was removed", ErrPeer, peer.short())
+	}
+	return nil
 }
 
 func (t *transport) exchange(c *peerConn, ft frameType, payload []byte) (wireReply, error) {
@@ -268,10 +275,14 @@ func (t *transport) exchange(c *peerConn, ft frameType, payload []byte) (wireRep
 }
 
 func (t *transport) reply(c *peerConn) (wireReply, error) {
-	var rep wireReply
 	if err := c.w.Flush(); err != nil {
-		return rep, err
+		return wireReply{}, err
 	}
+	return t.readReply(c)
+}
+
+func (t *transport) readReply(c *peerConn) (wireReply, error) {
+	var rep wireReply
 	ft, payload, err := readFrame(c.r, nil)
 	switch {
 	case err != nil:
@@ -352,8 +363,16 @@ func (t *transport) put(c *peerConn) {
 	}
 }
 
+func (t *transport) sentEntries(n int) {
+	if f := t.batches.Load(); f != nil && n > 0 {
+		(*f)(n)
+	}
+}
+
 // drop closes every connection with a server that left the configuration.
 func (t *transport) drop(peer ServerID) {
+	t.matched.forget(peer)
+	t.pipes.forget(peer)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for c := range t.open[peer] {
