@@ -24,3 +24,8 @@ func TestConform(t *testing.T) {
 	t.Parallel()
 	archivetest.Conform(t, kind)
 }
+
+func TestStores(t *testing.T) {
+	t.Parallel()
+	archivetest.Stores(t, kind, nil)
+}

@@ -5,7 +5,9 @@ import (
 	"iter"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/claviger/claviger/raftstore"
 	"github.com/claviger/claviger/raftstore/archive/archivetest"
@@ -63,7 +65,7 @@ func kindOn(name string, paged bool, on func(string, archivetest.Place) remote.D
 		Create: func(t testing.TB, root string, id raftstore.ServerID, place archivetest.Place) (raftstore.Archive, error) {
 			address, _ := serve(t, on(root, place))
 			return archivetest.Create(nil, func() (*remote.Archive, error) {
-				return remote.Create(t.Context(), address, first(id), remote.Options{})
+				return remote.Create(t.Context(), address, first(id), lines.options(root))
 			})
 		},
 		Records: func(t testing.TB, root string, id raftstore.ServerID) iter.Seq2[[]byte, error] {
@@ -73,6 +75,59 @@ func kindOn(name string, paged bool, on func(string, archivetest.Place) remote.D
 				remote.Records(t.Context(), address, first(id), remote.Options{})(yield)
 			}
 		},
+	}
+}
+
+// wires are the connections of the clients under test, by the root of their archive.
+type wires struct {
+	mu    sync.Mutex
+	conns map[string]*wire
+}
+
+// wire is a connection that can be cut, or swallow what is written to it.
+type wire struct {
+	net.Conn
+	deaf atomic.Bool
+}
+
+func (w *wire) Write(p []byte) (int, error) {
+	if w.deaf.Load() {
+		return len(p), nil
+	}
+	return w.Conn.Write(p)
+}
+
+var lines = wires{conns: map[string]*wire{}}
+
+func (w *wires) options(root string) remote.Options {
+	return remote.Options{Timeout: 2 * time.Second, Dial: func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.conns[root] = &wire{Conn: conn}
+		return w.conns[root], nil
+	}}
+}
+
+func (w *wires) of(root string) *wire {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.conns[root]
+}
+
+func TestStores(t *testing.T) {
+	t.Parallel()
+	for _, k := range []archivetest.Kind{kindFile, kindBolt} {
+		t.Run(k.Name, func(t *testing.T) {
+			t.Parallel()
+			archivetest.Stores(t, k, map[string]func(string){
+				"connection lost": func(root string) { lines.of(root).Close() },
+				"silent server":   func(root string) { lines.of(root).deaf.Store(true) },
+			})
+		})
 	}
 }
 
