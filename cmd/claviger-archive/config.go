@@ -67,7 +67,7 @@ func (c *Config) backend() remote.Directory {
 			if err != nil {
 				return func(yield func([]byte, error) bool) { yield(nil, err) }
 			}
-			return isolated(ctx, self, "read-bolt", dir)
+			return isolated(ctx, maxReaderIdle, self, "read-bolt", dir)
 		},
 	}
 }

@@ -109,6 +109,9 @@ func readCommand(s *cli.Streams) *cobra.Command {
 	return &cobra.Command{
 		Use: "read-bolt DIR", Short: "Print the records of one database, framed", Hidden: true, Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if err := limitMemory(maxReaderMemory); err != nil {
+				return err
+			}
 			if err := printRecords(s.Out, args[0]); err != nil && !errors.Is(err, syscall.EPIPE) {
 				return err
 			}

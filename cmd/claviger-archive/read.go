@@ -11,9 +11,17 @@ import (
 	"iter"
 	"os/exec"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/claviger/claviger/raftstore/archive/bolt"
 	"github.com/claviger/claviger/raftstore/archive/remote"
+)
+
+// A damaged database can also make its reader turn in circles and take gigabytes.
+const (
+	maxReaderMemory = 1 << 30          // bytes
+	maxReaderIdle   = 30 * time.Second // without a record
 )
 
 // printRecords writes each record of a database behind its length, 4 bytes, big endian.
@@ -38,7 +46,7 @@ func printRecords(w io.Writer, dir string) error {
 
 // isolated reads records from a process: bbolt maps its file and follows the pointers in it, so a damaged file can crash
 // whoever reads it, and this server is what other nodes write to meanwhile.
-func isolated(ctx context.Context, name string, args ...string) iter.Seq2[[]byte, error] {
+func isolated(ctx context.Context, idle time.Duration, name string, args ...string) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		cmd := exec.CommandContext(ctx, name, args...)
@@ -53,7 +61,18 @@ func isolated(ctx context.Context, name string, args ...string) iter.Seq2[[]byte
 			yield(nil, err)
 			return
 		}
-		more, err := readFramed(bufio.NewReaderSize(stdout, 1<<20), yield)
+		var late atomic.Bool
+		watch := time.AfterFunc(idle, func() {
+			late.Store(true)
+			cancel()
+		})
+		more, err := readFramed(bufio.NewReaderSize(stdout, 1<<20), func(record []byte, err error) bool {
+			watch.Stop() // whoever takes the record may take its time
+			ok := yield(record, err)
+			watch.Reset(idle)
+			return ok
+		})
+		watch.Stop()
 		if !more || err != nil {
 			cancel() // it may be waiting to write more
 		}
@@ -62,7 +81,9 @@ func isolated(ctx context.Context, name string, args ...string) iter.Seq2[[]byte
 		if !more {
 			return
 		}
-		if err == nil && exit != nil {
+		if late.Load() {
+			err = fmt.Errorf("the process that reads the database has found no record for %s", idle)
+		} else if exit != nil {
 			err = fmt.Errorf("the process that reads the database ended: %w: %s", exit, said.line())
 		}
 		if err != nil {

@@ -37,8 +37,8 @@ type Kind struct {
 	// Distant says that the calls in place are made in answer to a client: faults
 	// reach it as text, and only those that it must tell apart as their errno.
 	Distant bool
-	// Crashes says that reading a hostile file may end the process that reads it.
-	Crashes bool
+	// Stride is how many bytes lie between those that the adversary changes one after the other; 0 means every byte.
+	Stride int
 }
 
 // Create adapts a constructor with a concrete result; it keeps a nil pointer out of the interface.

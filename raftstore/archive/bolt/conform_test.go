@@ -11,7 +11,7 @@ import (
 )
 
 var kind = archivetest.Kind{
-	Name: "bolt", Exists: bolt.ErrExists, RecordSize: bolt.ErrRecordSize, MaxRecord: bolt.MaxRecord, Paged: true, Crashes: true,
+	Name: "bolt", Exists: bolt.ErrExists, RecordSize: bolt.ErrRecordSize, MaxRecord: bolt.MaxRecord, Paged: true,
 	Create: func(_ testing.TB, root string, id raftstore.ServerID, place archivetest.Place) (raftstore.Archive, error) {
 		return archivetest.Create(place, func() (*bolt.Archive, error) { return bolt.Create(root, id) })
 	},
