@@ -40,13 +40,14 @@ func TestMain(m *testing.M) {
 
 // site is one simulated world with the operator of one cluster in it.
 type site struct {
-	t        *testing.T
-	world    *sim.World
-	operator ed25519.PrivateKey
-	policy   []string
-	clock    func() time.Time // of nodes, clients and operators; nil means time.Now
-	pins     Pins
-	tune     func(*Node) // what a test changes before Run
+	t         *testing.T
+	world     *sim.World
+	operator  ed25519.PrivateKey
+	policy    []string
+	openSlots uint64
+	clock     func() time.Time // of nodes, clients and operators; nil means time.Now
+	pins      Pins
+	tune      func(*Node) // what a test changes before Run
 
 	mu    sync.Mutex
 	nodes []*running
@@ -64,7 +65,7 @@ func newSite(t *testing.T) *site {
 	t.Cleanup(func() { <-sites }) // after the nodes, whose cleanups come later
 	seed := [32]byte{1}
 	copy(seed[1:], t.Name())
-	return &site{t: t, world: sim.NewWorld(seed, nil), operator: ed25519.NewKeyFromSeed(make([]byte, 32)), policy: []string{nodeImage.Constraint()}}
+	return &site{t: t, world: sim.NewWorld(seed, nil), operator: ed25519.NewKeyFromSeed(make([]byte, 32)), policy: []string{nodeImage.Constraint()}, openSlots: api.MaxOpenSlots}
 }
 
 // timeouts are laxer than the defaults: tests share two cores with others.
@@ -111,7 +112,7 @@ func (s *site) config(slot string, tee enclave.TEE) Config {
 
 func (s *site) genesis(cfg *Config) {
 	cfg.ClusterID, cfg.Join = api.ID{}, nil
-	cfg.Genesis = &Genesis{Name: "test", NodePolicy: s.policy, OpenSlots: api.MaxOpenSlots,
+	cfg.Genesis = &Genesis{Name: "test", NodePolicy: s.policy, OpenSlots: s.openSlots,
 		Operators: api.Operators{Threshold: 1, Keys: [][]byte{s.operator.Public().(ed25519.PublicKey)}},
 		Approve:   ApproveWith(s.world.Root(), s.now, s.operator),
 		Founded:   func(p Pins) error { s.pins = p; return nil }}
