@@ -140,7 +140,7 @@ func (c *Client) Attest(ctx context.Context, req api.AttestRequest) (api.Verdict
 // node believes.
 func (c *Client) Cluster(ctx context.Context) (api.Cluster, error) {
 	var reply api.Cluster
-	err := c.do(ctx, call{http.MethodGet, "/v1/cluster", nil, &reply, func(epoch uint64) error {
+	err := c.do(ctx, call{http.MethodGet, pathCluster, nil, &reply, func(epoch uint64) error {
 		manifest, err := reply.Verify(c.cfg.ClusterID)
 		if err != nil {
 			return err
@@ -170,7 +170,7 @@ func (c *Client) Operate(ctx context.Context, req api.AdminRequest) (api.AdminRe
 		return api.AdminReply{}, err
 	}
 	var reply api.AdminReply
-	err = c.do(ctx, call{http.MethodPost, "/v1/admin/statements", req, &reply, func(epoch uint64) error {
+	err = c.do(ctx, call{http.MethodPost, pathAdmin, req, &reply, func(epoch uint64) error {
 		if reply.ClusterID != c.cfg.ClusterID || reply.Epoch != st.Epoch || reply.Sequence != st.Sequence || reply.Kind != st.Kind {
 			return fmt.Errorf("it answers for statement %d of epoch %d, %s", reply.Sequence, reply.Epoch, reply.Kind)
 		}

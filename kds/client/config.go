@@ -52,6 +52,10 @@ type Config struct {
 	MinEpoch uint64
 	// MinNodePolicy is the lowest version of the node policy to accept: the highest that the app saw before. See Client.NodePolicy.
 	MinNodePolicy uint64
+	// AnyMember accepts a member whose code the node policy does not name: for operators who look at the cluster and sign, and
+	// must be able to mend a policy that none of the members satisfies. Its evidence must be genuine, and the cluster's identity
+	// key must have signed for it, all the same. With it, calls for keys and verdicts are refused.
+	AnyMember bool
 	// Attest produces the app's evidence: a quote over exactly reportData and the collateral that its host fetched, if any.
 	// Nil is enough for calls that need no evidence.
 	Attest func(ctx context.Context, reportData [64]byte) (ratls.Evidence, error)

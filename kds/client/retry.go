@@ -22,6 +22,12 @@ const (
 	maxHops    = 3 // hints followed in one round: two nodes that name each other must not spin us
 )
 
+// The paths that a client with Config.AnyMember may use.
+const (
+	pathCluster = "/v1/cluster"
+	pathAdmin   = "/v1/admin/statements"
+)
+
 // call is one request and what its reply must satisfy. The reply is checked against the highest epoch seen when the
 // request was sent.
 type call struct {
@@ -82,6 +88,9 @@ func (c *Client) do(ctx context.Context, cl call) error {
 	defer context.AfterFunc(c.ctx, func() { cancel(ErrClosed) })()
 	if c.ctx.Err() != nil {
 		return ErrClosed
+	}
+	if c.cfg.AnyMember && cl.path != pathCluster && cl.path != pathAdmin {
+		return fmt.Errorf("%w: a client of any member may look at the cluster and submit statements, and nothing else", ErrConfig)
 	}
 	var body []byte
 	if cl.request != nil {

@@ -20,6 +20,7 @@ var errMinority = errors.New("too few of the servers that would stay answer, or 
 // reconciles makes the configuration follow the state while this node leads:
 // from time to time, and when something is applied that may call for it.
 func (n *Node) reconciles() {
+	last := ""
 	for {
 		timer := time.NewTimer(n.tune.reconcileEvery)
 		select {
@@ -33,8 +34,12 @@ func (n *Node) reconciles() {
 		if !n.IsLeader() {
 			continue
 		}
-		if err := n.reconcile(n.ctx); err != nil && n.ctx.Err() == nil {
-			n.log.Info("the configuration does not follow the state yet", "reason", err)
+		err := n.reconcile(n.ctx)
+		if err == nil {
+			last = ""
+		} else if text := err.Error(); text != last && n.ctx.Err() == nil {
+			last = text
+			n.log.Warn("the configuration does not follow the state yet", "reason", err)
 		}
 	}
 }
