@@ -20,9 +20,13 @@ var (
 	errUnjoined  = errors.New("node: not yet a member")
 )
 
-// codeSuperseded refuses raft/1 to a boot that is out for good. The refusal
+// These refuse raft/1 to a boot that is out for good, and say why. The refusal
 // comes over a channel to the key of a member.
-const codeSuperseded ratls.Code = "superseded"
+const (
+	codeSuperseded ratls.Code = "superseded"
+	codeRemoved    ratls.Code = "removed"
+	codeExpelled   ratls.Code = "expelled"
+)
 
 // verifyMember is for a joiner that meets a member: pinned cluster, statement
 // bound to the TLS key, the newest node policy that the operators of the pinned
@@ -90,21 +94,23 @@ func (n *Node) judgePeer(ctx context.Context, m *membership, peer raftstore.Serv
 		n.learnPolicy(p, st.Policy)
 	}
 	if err = n.stand(peer, ev, err); err != nil {
-		return nil, n.orExpelled(peer, err)
+		return nil, n.orExpelled(m, peer, err)
 	}
 	return v, nil
 }
 
 // orExpelled tells a boot that its code is not accepted any more, and that it
 // is out of the configuration for good: no admission gives a vote to such code.
-func (n *Node) orExpelled(peer raftstore.ServerID, err error) error {
-	if !errors.Is(err, errCode) {
+// That is known only to who has applied the change of the policy: another may
+// have learnt of it before it learns who is in the configuration.
+func (n *Node) orExpelled(m *membership, peer raftstore.ServerID, err error) error {
+	if !errors.Is(err, errCode) || n.machine.View().NodePolicy != n.policy(m.manifest).Version {
 		return err
 	}
 	if members, _ := n.store.Load().Members(); contains(members, peer) {
 		return err
 	}
-	return &ratls.RefusedError{Code: codeSuperseded, Message: "the node policy no longer accepts this code, and the server is in the configuration no more"}
+	return &ratls.RefusedError{Code: codeExpelled, Message: "the node policy no longer accepts this code, and the server is in the configuration no more"}
 }
 
 // verifyInbound judges whoever connects to the peer listener, before anything
@@ -175,7 +181,7 @@ func (n *Node) checkRaftPeer(m *membership, peer [32]byte, attachment []byte) (*
 		}
 	}
 	if slices.Contains(view.Removed, peer) {
-		return nil, &ratls.RefusedError{Code: codeSuperseded, Message: fmt.Sprintf("%v: the operators have removed slot %s, and this server is in the configuration no more",
+		return nil, &ratls.RefusedError{Code: codeRemoved, Message: fmt.Sprintf("%v: the operators have removed slot %s, and this server is in the configuration no more",
 			ErrNotMember, st.Membership.Slot)}
 	}
 	return st, nil

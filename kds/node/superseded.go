@@ -31,10 +31,11 @@ func (n *Node) loseSlot(why error) {
 	})
 }
 
-// awaitRemoval is for a boot that must leave. Until it is removed it stays a voter,
-// since the admission of the newer boot may never finish, and its roots may be
-// the last. The leader stops talking to a removed server before that can learn
-// of its removal, so silence makes it ask; but only an answer makes it stop.
+// awaitRemoval ends a boot that is out of the configuration. Until it is, it
+// stays a voter, since the admission of the newer boot may never finish, and its
+// roots may be the last. The leader stops talking to a removed server before that
+// can learn of its removal, or of what led to it, so silence makes it ask; but
+// only an answer makes it stop.
 func (n *Node) awaitRemoval() {
 	s := n.store.Load()
 	tick := time.NewTicker(min(supersedeLook, n.tune.supersedeGrace))
@@ -45,25 +46,27 @@ func (n *Node) awaitRemoval() {
 			return
 		case <-tick.C:
 		}
-		why := n.leaver()
-		if _, _, ok := s.Leader(); ok || why == nil {
+		if _, _, ok := s.Leader(); ok {
 			heard = time.Now()
 		} else if time.Since(heard) > n.tune.supersedeGrace {
-			if n.peerSaysRemoved() {
+			if why := n.peerSaysRemoved(); why != nil {
 				n.cancel(why)
 				return
 			}
-			n.metrics.waiting.Inc()
+			if n.leaver() != nil {
+				n.metrics.waiting.Inc()
+			}
 			heard = time.Now()
 		}
 	}
 }
 
 // peerSaysRemoved asks those who are, or were, members with this boot. One that
-// has applied the newer boot's admission and does not have this boot in its
-// configuration refuses with codeSuperseded. No vote can be given to this boot
-// after that admission (promote), so what one peer has committed is final.
-func (n *Node) peerSaysRemoved() bool {
+// has applied the newer boot's admission, or what else put this boot out, and
+// does not have it in its configuration refuses with a code that says so. No vote
+// can be given to this boot after that (promote), so what one peer has committed
+// is final. It returns nil without such an answer.
+func (n *Node) peerSaysRemoved() error {
 	peers := map[raftstore.ServerID]string{}
 	for _, m := range n.machine.View().Members {
 		peers[m.ServerID] = m.RaftAddr
@@ -80,9 +83,12 @@ func (n *Node) peerSaysRemoved() bool {
 		if err == nil {
 			c.Close()
 		}
-		if r, ok := errors.AsType[*ratls.RefusedError](err); ok && r.Code == codeSuperseded {
-			return true
+		if r, ok := errors.AsType[*ratls.RefusedError](err); ok && outFor[r.Code] != nil {
+			return outFor[r.Code]
 		}
 	}
-	return false
+	return nil
 }
+
+// outFor is what Run returns where a peer has said that this boot is out.
+var outFor = map[ratls.Code]error{codeSuperseded: ErrSuperseded, codeRemoved: ErrRemoved, codeExpelled: ErrExpelled}

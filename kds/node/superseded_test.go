@@ -153,7 +153,7 @@ func TestPeerOfAVoterDoesNotSayRemoved(t *testing.T) {
 	}
 	s.halfway(f.slot, l)
 	poll(t, "the follower knows", func() bool { return errors.Is(f.readiness(t.Context()), ErrSuperseded) })
-	if f.peerSaysRemoved() {
+	if f.peerSaysRemoved() != nil {
 		t.Error("a peer says that a voter is out")
 	}
 }
