@@ -325,8 +325,11 @@ func (r *laboratoryRun) leader() string {
 func (r *laboratoryRun) inspect() error {
 	var err error
 	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if err = r.agreement(); err == nil {
-			return r.members()
+		if err = r.agreement(); err != nil {
+			continue
+		}
+		if err = r.members(); err == nil {
+			return nil
 		}
 	}
 	return err
