@@ -155,7 +155,7 @@ func (h *handshake) runClient(ctx context.Context) (Peer, error) {
 		return Peer{}, fmt.Errorf("%w: want %x, got %x", ErrClusterID, h.cfg.ClusterID, server.ClusterID)
 	}
 	if server.Epoch < h.cfg.Epoch {
-		return Peer{}, fmt.Errorf("%w: want at least %d, got %d", ErrEpoch, h.cfg.Epoch, server.Epoch)
+		return Peer{}, fmt.Errorf("%w: the cluster was recovered into epoch %d, and this server is still of epoch %d, which has ended", ErrEpoch, h.cfg.Epoch, server.Epoch)
 	}
 	h.meet(RoleServer, protocol, server.Epoch)
 	peer, err := h.judge(ctx, server.Evidence, h.cfg.Verify != nil, true)

@@ -14,7 +14,7 @@ import (
 
 func clusterCommand(s *cli.Streams) *cobra.Command {
 	return cli.Group("cluster", "Look at a cluster, and found one",
-		clusterStatusCommand(s), clusterOperatorKeyCommand(s), clusterApproveCommand(s))
+		clusterStatusCommand(s), clusterOperatorKeyCommand(s), clusterApproveCommand(s), clusterRecoverCommand(s))
 }
 
 func clusterStatusCommand(s *cli.Streams) *cobra.Command {

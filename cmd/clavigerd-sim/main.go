@@ -52,18 +52,27 @@ func main() {
 
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	s := &cli.Streams{Env: env, In: stdin, Out: stdout, Err: stderr}
-	var genesis bool
+	var genesis, recovery bool
 	cmd := daemon.Command("clavigerd-sim CONFIG", "A key node on the simulator",
 		`Runs a key node on a simulated machine. It joins the cluster in the configuration's cluster file; with --genesis, once,
 it founds one and writes that file. The operator's signature is made with the key in the file operator_key; without one
-the node waits for people, who sign with 'claviger cluster approve'.`,
+the node waits for people, who sign with 'claviger cluster approve'. The shares of the recovery key, which belong into the hands
+of as many people, lie below data/shares.
+
+With --recover it brings the cluster back from the archives in the configuration's recovery section, with the operators:
+see 'claviger cluster recover'.`,
 		"  claviger sim init tour\n  clavigerd-sim --genesis tour/a.yaml\n  clavigerd-sim tour/b.yaml",
-		func(ctx context.Context, file string) error { return start(ctx, s, file, genesis) })
+		func(ctx context.Context, file string) error { return start(ctx, s, file, genesis, recovery) })
 	cmd.Flags().BoolVar(&genesis, "genesis", false, "found a new cluster; only ever once")
+	cmd.Flags().BoolVar(&recovery, "recover", false, "bring back the cluster whose majority is lost, from archives")
 	return cli.Run(ctx, cmd, s, args)
 }
 
-func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error {
+func start(ctx context.Context, s *cli.Streams, file string, genesis, recovery bool) error {
+	mode, err := kdsd.ModeOf(genesis, recovery)
+	if err != nil {
+		return err
+	}
 	c, err := daemon.Load[config](file)
 	if err != nil {
 		return err
@@ -81,13 +90,14 @@ func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error
 		return err
 	}
 	p := kdsd.Platform{TEE: tee, Root: place.World.Root(), Collateral: place.World.Collateral, Clock: place.Clock}
-	if genesis && c.Genesis != nil { // without the section kdsd refuses, and says so
+	if mode == kdsd.Found && c.Genesis != nil { // without the section kdsd refuses, and says so
 		if p.Approve, err = approver(c, place.World.Root(), log); err != nil {
 			return &cli.UsageError{Err: err}
 		}
+		p.Shares = kdsd.WriteShares(filepath.Join(c.Data, "shares"), log)
 	}
 	log.Warn("simulated: this node protects nothing", "machine", place.Machine.Name())
-	return kdsd.Run(ctx, &c.Config, p, genesis, log)
+	return kdsd.Run(ctx, &c.Config, p, mode, log)
 }
 
 // approver signs with the key in the configuration or, without one, leaves the genesis to people and files as clavigerd does.

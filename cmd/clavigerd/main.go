@@ -32,20 +32,29 @@ func main() {
 
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	s := &cli.Streams{Env: env, In: stdin, Out: stdout, Err: stderr}
-	var genesis bool
+	var genesis, recovery bool
 	cmd := daemon.Command("clavigerd CONFIG", "A key node in an enclave",
 		`Runs a key node inside an SGX enclave or a TDX guest. It joins the cluster in the configuration's cluster file; with
 --genesis, once, it founds one: it writes `+node.StatementFile+` below data/genesis and waits until the
-operators' signatures lie beside it in `+node.ApprovalsFile+`.
+operators' signatures lie beside it in `+node.ApprovalsFile+`. There is no ceremony yet that hands out shares of a recovery key on
+hardware, so a cluster founded now has none: once a majority of its nodes is lost at a time, all its keys are lost with it.
+
+With --recover it brings back a cluster that has such shares from the archives in the configuration's recovery section, with the
+operators: see 'claviger cluster recover'.
 
 Outside an enclave it refuses to start. To try things without hardware use clavigerd-sim or 'claviger dev'.`,
 		"  clavigerd /etc/claviger/node.yaml\n  clavigerd --genesis /etc/claviger/node.yaml",
-		func(ctx context.Context, file string) error { return start(ctx, s, file, genesis) })
+		func(ctx context.Context, file string) error { return start(ctx, s, file, genesis, recovery) })
 	cmd.Flags().BoolVar(&genesis, "genesis", false, "found a new cluster; only ever once")
+	cmd.Flags().BoolVar(&recovery, "recover", false, "bring back the cluster whose majority is lost, from archives")
 	return cli.Run(ctx, cmd, s, args)
 }
 
-func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error {
+func start(ctx context.Context, s *cli.Streams, file string, genesis, recovery bool) error {
+	mode, err := kdsd.ModeOf(genesis, recovery)
+	if err != nil {
+		return err
+	}
 	c, err := daemon.Load[kdsd.Config](file)
 	if err != nil {
 		return err
@@ -74,5 +83,5 @@ func start(ctx context.Context, s *cli.Streams, file string, genesis bool) error
 	p.Approve = node.ApproveByFile(filepath.Join(c.Data, "genesis"), func(path string) {
 		log.Info("waiting for the operators: verify and sign the statement", "statement", path, "approvals", node.ApprovalsFile)
 	})
-	return errors.Join(kdsd.Run(ctx, c, p, genesis, log), stop())
+	return errors.Join(kdsd.Run(ctx, c, p, mode, log), stop())
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/enclave"
+	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/raftstore"
 )
@@ -96,6 +97,11 @@ type Genesis struct {
 	// at least the threshold of operators over its Message. It is called before the
 	// node serves anything and may wait for people until ctx ends.
 	Approve func(ctx context.Context, s *Statement) ([]Approval, error)
+	// Shares takes the shares of the recovery key, one for each operator, of whom
+	// Operators.Threshold give back the roots. It is called after Approve and before
+	// the cluster exists; an error stops the node. Nil means that the cluster has no
+	// recovery key: once a majority of its nodes is lost, its roots are, too.
+	Shares func([]kds.Share) error
 	// Founded, where set, is told the pins of the new cluster before it serves; an error stops the node.
 	Founded func(Pins) error
 }

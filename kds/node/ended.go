@@ -13,5 +13,6 @@ func (n *Node) onEnded() {
 	n.endOnce.Do(func() {
 		n.log.Warn("the operators have ended the epoch; nothing is written any more")
 		close(n.epochEnded)
+		n.work.Go(n.finish)
 	})
 }

@@ -33,6 +33,10 @@ func (n *Node) found(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	recoveryKey, err := n.shareRecovery(s)
+	if err != nil {
+		return err
+	}
 	id, err := api.ClusterID(raw, s.Identity().Public())
 	if err != nil {
 		return err
@@ -48,7 +52,7 @@ func (n *Node) found(ctx context.Context) error {
 	if err := n.become(s, m); err != nil {
 		return err
 	}
-	if err := n.firstEntries(ctx, m, ev); err != nil {
+	if err := n.firstEntries(ctx, m, ev, recoveryKey); err != nil {
 		return fmt.Errorf("node: genesis: %w", err)
 	}
 	if n.cfg.Genesis.Founded != nil {
@@ -85,7 +89,7 @@ func (n *Node) approve(ctx context.Context, rawManifest []byte, s *kds.Secrets) 
 }
 
 // firstEntries commits Genesis, the collateral of our own platform and our own admission.
-func (n *Node) firstEntries(ctx context.Context, m *membership, ev ratls.Evidence) error {
+func (n *Node) firstEntries(ctx context.Context, m *membership, ev ratls.Evidence, recoveryKey []byte) error {
 	store := n.store.Load()
 	if err := store.Genesis(); err != nil {
 		return err
@@ -93,18 +97,24 @@ func (n *Node) firstEntries(ctx context.Context, m *membership, ev ratls.Evidenc
 	if err := n.awaitLeadership(ctx); err != nil {
 		return err
 	}
-	if _, err := n.propose(ctx, &state.Genesis{Level: n.level, Manifest: m.raw, IdentityKey: m.identity, Epoch: 1, Generation: 1}); err != nil {
+	if _, err := n.propose(ctx, &state.Genesis{Level: n.level, Manifest: m.raw, IdentityKey: m.identity, Epoch: 1, Generation: 1, RecoveryKey: recoveryKey}); err != nil {
 		return err
 	}
+	return n.admitSelf(ctx, ev, m)
+}
+
+// admitSelf commits the collateral of our own platform and our own admission,
+// as the first member of an epoch.
+func (n *Node) admitSelf(ctx context.Context, ev ratls.Evidence, m *membership) error {
 	// The operators have judged this evidence; it receives roots from nobody.
 	a, err := n.judge.Assess(ctx, ev.Quote, ev.Collateral, kds.ForChannel)
 	if err != nil {
 		return err
 	}
-	if err := a.Replicate(ctx, replica{store}, 1); err != nil {
+	if err := a.Replicate(ctx, replica{n.store.Load()}, m.Epoch); err != nil {
 		return err
 	}
-	_, err = n.propose(ctx, n.admitEntry(a, n.machine.View().NodePolicy, joinRequest{Slot: m.Slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr, Level: n.level}, 1, n.boot.id))
+	_, err = n.propose(ctx, n.admitEntry(a, n.machine.View().NodePolicy, joinRequest{Slot: m.Slot, RaftAddr: n.peerAddr, APIAddr: n.apiAddr, Level: n.level}, m.Incarnation, n.boot.id))
 	return err
 }
 

@@ -219,14 +219,16 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.serveAdmin()
 	var err error
-	if n.cfg.Genesis != nil {
+	switch {
+	case n.cfg.Genesis != nil:
 		err = n.found(n.ctx)
-	} else {
+	default:
 		err = n.join(n.ctx)
 	}
 	if err != nil {
 		return n.reason(err)
 	}
+	n.keepWrapped()
 	if err := n.serveAPI(); err != nil {
 		return n.reason(err)
 	}

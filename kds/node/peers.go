@@ -162,6 +162,9 @@ func (n *Node) checkRaftPeer(m *membership, peer [32]byte, attachment []byte) (*
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotMember, err)
 	}
+	if err := checkEnded(m, st, peer); err != nil {
+		return nil, err
+	}
 	if _, err := st.Verify(m.clusterID, m.Epoch, peer); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotMember, err)
 	}

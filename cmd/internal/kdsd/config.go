@@ -57,8 +57,10 @@ type Config struct {
 	Archives map[string]Archive `yaml:"-"`
 	// Cluster is the cluster file: --genesis writes it, every other start reads it and joins that cluster.
 	Cluster string `yaml:"cluster"`
-	// Join lists peer addresses to ask for admission, 1 to 64. Not used by --genesis.
+	// Join lists peer addresses to ask for admission, 1 to 64. Not used by --genesis and --recover.
 	Join []string `yaml:"join"`
+	// MinEpoch is the lowest epoch of the cluster to join: after a recovery, the new one.
+	MinEpoch uint64 `yaml:"min_epoch"`
 	// Collateral says where collateral comes from. Not used by simulated nodes.
 	Collateral daemon.Collateral `yaml:"collateral"`
 	// Genesis describes a cluster to found. It is read only with --genesis.

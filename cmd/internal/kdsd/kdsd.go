@@ -14,6 +14,7 @@ import (
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/cmd/internal/clusterfile"
 	"github.com/claviger/claviger/enclave"
+	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/node"
 )
@@ -28,13 +29,36 @@ type Platform struct {
 	Approve func(ctx context.Context, s *node.Statement) ([]node.Approval, error)
 	// Clock is the host's clock; nil means time.Now.
 	Clock func() time.Time
+	// Shares takes the shares of a new cluster's recovery key; nil founds it without one.
+	Shares func([]kds.Share) error
 	// Pinned is the cluster id in the measured binary. If it is set, the cluster file must agree.
 	Pinned api.ID
 }
 
-// Run runs the node until ctx ends. Genesis founds the cluster and writes the cluster file; without it the node joins the
-// cluster in that file.
-func Run(ctx context.Context, c *Config, p Platform, genesis bool, log *slog.Logger) error {
+// Mode is how a node becomes a member.
+type Mode int
+
+const (
+	Join    Mode = iota // the cluster in the cluster file, which is running
+	Found               // a new cluster, and write the cluster file
+	Recover             // the cluster in the cluster file, from archives, in a new epoch
+)
+
+// ModeOf turns the flags of a daemon into a mode.
+func ModeOf(genesis, recovery bool) (Mode, error) {
+	switch {
+	case genesis && recovery:
+		return Join, cli.Usagef("--genesis founds a new cluster and --recover brings an old one back: give one of them")
+	case genesis:
+		return Found, nil
+	case recovery:
+		return Recover, nil
+	}
+	return Join, nil
+}
+
+// Run runs the node until ctx ends.
+func Run(ctx context.Context, c *Config, p Platform, mode Mode, log *slog.Logger) error {
 	nc := node.Config{
 		TEE: p.TEE, Root: p.Root, Collateral: p.Collateral, Slot: c.Slot, Join: c.Join,
 		PeerListen: c.Listen.Peer, APIListen: c.Listen.API, AdminListen: c.Listen.Admin,
@@ -45,11 +69,15 @@ func Run(ctx context.Context, c *Config, p Platform, genesis bool, log *slog.Log
 		log.Warn("fsync is relaxed: if a majority of the nodes is lost at once, recovery may miss what clients were told is done")
 	}
 	var err error
-	if genesis {
+	switch mode {
+	case Found:
 		nc.Join = nil
 		nc.Genesis, err = c.found(p, log)
-	} else {
+	case Recover:
+		err = cli.Usagef("--recover is not built yet")
+	default:
 		nc.ClusterID, err = c.pin(p.Pinned)
+		nc.MinEpoch = c.MinEpoch
 	}
 	if err != nil {
 		return err

@@ -1,0 +1,139 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/claviger/claviger/kds/api"
+)
+
+// The files of a recovery, in the directory given to RecoverByFile. They travel
+// through the host, which can withhold them and nothing else: what the enclave
+// says is quoted, shares are sealed to it, approvals are signed.
+const (
+	RecoveryRequestFile   = "recovery-request.json"   // a RecoveryRequest, written by the enclave
+	RecoverySharesFile    = "recovery-shares.json"    // a list of SealedShare, brought by the operators
+	RecoveryReportFile    = "recovery-report.json"    // a RecoveryReport, written by the enclave
+	RecoveryApprovalsFile = "recovery-approvals.json" // RecoveryApprovals, brought by the operators
+
+	// MaxRecoveryFile bounds each of these files, in bytes.
+	MaxRecoveryFile = 4 << 20
+)
+
+// RecoveryFiles is a recovery by people with files: its methods are the Shares
+// and Approve of a Recovery. A file that did not suffice is told about, and
+// looked at again when it has changed.
+type RecoveryFiles struct {
+	dir  string
+	told func(path, next string, refused error)
+	seen map[string][32]byte // content of the files that were refused
+}
+
+// RecoverByFile begins a ceremony in dir: files of an earlier one are removed,
+// since they are for another enclave. Told is called with each file written, the
+// file waited for next, and why the one before it was refused, if it was.
+func RecoverByFile(dir string, told func(path, next string, refused error)) (*RecoveryFiles, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("node: recovery files: %w", err)
+	}
+	for _, name := range []string{RecoveryRequestFile, RecoverySharesFile, RecoveryReportFile, RecoveryApprovalsFile} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("node: recovery files: %w", err)
+		}
+	}
+	return &RecoveryFiles{dir: dir, told: told, seen: map[string][32]byte{}}, nil
+}
+
+// Shares writes the request and waits for shares.
+func (f *RecoveryFiles) Shares(ctx context.Context, r *RecoveryRequest, refused error) ([]SealedShare, error) {
+	var shares []SealedShare
+	return shares, f.exchange(ctx, RecoveryRequestFile, r, RecoverySharesFile, &shares, refused)
+}
+
+// Approve writes the report and waits for approvals.
+func (f *RecoveryFiles) Approve(ctx context.Context, r *RecoveryReport, refused error) (*RecoveryApprovals, error) {
+	var a RecoveryApprovals
+	if err := f.exchange(ctx, RecoveryReportFile, r, RecoveryApprovalsFile, &a, refused); err != nil {
+		return nil, err
+	}
+	return &a, nil
+}
+
+// exchange writes what the enclave says and polls for the answer: an enclave has
+// no other way to hear of a file. One that does not parse may be on its way.
+func (f *RecoveryFiles) exchange(ctx context.Context, say string, content any, await string, answer any, refused error) error {
+	if err := f.write(say, content); err != nil {
+		return fmt.Errorf("node: recovery files: %w", err)
+	}
+	if f.told != nil {
+		f.told(filepath.Join(f.dir, say), await, refused)
+	}
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		err := f.read(await, answer)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: waiting for %s: %w", ErrRecovery, await, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+func (f *RecoveryFiles) write(name string, content any) error {
+	raw, err := json.MarshalIndent(content, "", "  ")
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(f.dir, name+".new")
+	if err := os.WriteFile(tmp, append(raw, '\n'), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(f.dir, name))
+}
+
+var errSeen = errors.New("the file has not changed since it was refused")
+
+// read takes a file once: it is read again only after it has changed.
+func (f *RecoveryFiles) read(name string, answer any) error {
+	raw, err := readBounded(filepath.Join(f.dir, name), MaxRecoveryFile)
+	if err != nil {
+		return err
+	}
+	hash := sha256.Sum256(raw)
+	if f.seen[name] == hash {
+		return errSeen
+	}
+	if err := api.DecodeJSON(raw, MaxRecoveryFile, answer); err != nil {
+		return err
+	}
+	f.seen[name] = hash
+	return nil
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(raw)) > limit {
+		return nil, fmt.Errorf("%s: more than %d bytes", name, limit)
+	}
+	return raw, nil
+}
