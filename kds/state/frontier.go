@@ -50,3 +50,23 @@ func (f frontier) root() [32]byte {
 	}
 	return node
 }
+
+// prefix returns the head that the tree had at an earlier size, for the few
+// sizes that its peaks still show: those that a run of them adds up to.
+func (f frontier) prefix(size uint64) ([32]byte, bool) {
+	for n := range f.peaks {
+		if n := n + 1; f.sum(n) == size {
+			return frontier{size, f.peaks[:n]}.root(), true
+		}
+	}
+	return [32]byte{}, false
+}
+
+// sum is how many leaves the first n peaks have: the n highest bits of the size.
+func (f frontier) sum(n int) uint64 {
+	rest := f.size
+	for range len(f.peaks) - n {
+		rest &= rest - 1
+	}
+	return rest
+}

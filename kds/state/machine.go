@@ -53,6 +53,7 @@ var (
 	ErrStatement   = errors.New("state: the operators' statement is refused")
 	ErrSequence    = errors.New("state: the operators' statement is not the next; ask the cluster for the sequence and sign again")
 	ErrRecovery    = errors.New("state: the recovery is refused")
+	ErrFounder     = errors.New("state: the enclave that the operators named comes first in a recovered epoch; until it is admitted nobody else is, and nothing is released")
 	ErrRecovering  = errors.New("state: the new epoch is being opened; nothing else is accepted until it is complete")
 	ErrFull        = errors.New("state: a limit of the state is reached")
 	ErrHalted      = errors.New("state: halted at an entry this build does not understand; update the node")
@@ -276,6 +277,9 @@ func (d *data) apply(e Entry, known uint64) (any, error) {
 	case e.needs() > d.level:
 		return nil, fmt.Errorf("%w: it needs %d, the cluster is at %d", ErrLevel, e.needs(), d.level)
 	}
+	if d.founding && d.founder != [32]byte{} && !d.opens(e) {
+		return nil, ErrFounder
+	}
 	switch e := e.(type) {
 	case *Admit:
 		return d.admit(e)
@@ -289,6 +293,18 @@ func (d *data) apply(e Entry, known uint64) (any, error) {
 		return d.operate(e)
 	}
 	return nil, ErrKind
+}
+
+// opens reports whether an entry belongs to the opening of a recovered epoch:
+// were a second enclave to run the same statement, its log would end here.
+func (d *data) opens(e Entry) bool {
+	switch e := e.(type) {
+	case *Admit:
+		return e.ServerID == d.founder
+	case *PutCollateral:
+		return true
+	}
+	return false
 }
 
 func (d *data) found(g *Genesis) (any, error) {

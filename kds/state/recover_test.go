@@ -111,12 +111,14 @@ func TestRecovery(t *testing.T) {
 			string(v.RecoveryKey) != "public half" || v.Members[0].Admitted != 0 {
 			t.Fatalf("after the recovery: %+v", v)
 		}
-		rejected(t, "an entry of the old epoch", m, release(1), ErrEpoch)
 		raw, err := api.NewAdmin(v.ClusterID, 1, v.Sequence+1, &api.Stop{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		rejected(t, "a statement of the old epoch", m, &Operate{Statement: raw, Approvals: api.Approve(raw, operatorKeys[:2]...)}, ErrEpoch)
+		founded := func() {
+			rejected(t, "an entry of the old epoch", m, release(1), ErrEpoch)
+			rejected(t, "a statement of the old epoch", m, &Operate{Statement: raw, Approvals: api.Approve(raw, operatorKeys[:2]...)}, ErrEpoch)
+		}
 		rejected(t, "another recovery", m, p.entry(), ErrFounded)
 		rejected(t, "a genesis", m, genesis(t), ErrFounded)
 		rejected(t, "a part too many", m, &RecoverPart{Data: []byte{1}}, ErrRecovery)
@@ -127,16 +129,31 @@ func TestRecovery(t *testing.T) {
 		other.Epoch, other.NodePolicy = 2, 2
 		if size == 300 { // by a slot of its own platform, too
 			founder.Slot, founder.PlatformID, founder.Incarnation = "a", admit().PlatformID, 2
-		} else {
-			m.d.opened = api.MaxOpenSlots
-			rejected(t, "another boot", m, other, ErrTicket)
 		}
+		// A second enclave that runs the same statement gets nowhere, not even in a slot of its own machine.
+		rejected(t, "another boot", m, other, ErrFounder)
+		rejoin := joining("a", 0xed, admit().PlatformID[0])
+		rejoin.Epoch, rejoin.NodePolicy, rejoin.Incarnation = 2, 2, 2
+		rejected(t, "another boot of a slot's own machine", m, rejoin, ErrFounder)
+		early := release(1)
+		early.Epoch, early.NodePolicy = 2, 2
+		rejected(t, "a release before the founder", m, early, ErrFounder)
+		newer := put(4)
+		newer.Epoch = 2
+		if err, bad := m.Apply(m.View().Applied+1, encode(t, newer)).(error); bad {
+			t.Fatal(err)
+		}
+		founder.CollateralVersion, other.CollateralVersion = 2, 2
 		if got, ok := m.Apply(m.View().Applied+1, encode(t, founder)).(Admitted); !ok {
 			t.Fatalf("the founder: %v", got)
 		}
 		if m.d.founding {
 			t.Error("the founder's right is not used up")
 		}
+		founded()
+		m.d.opened = api.MaxOpenSlots
+		other.Slot, other.PlatformID = "y", [32]byte{0xdd}
+		rejected(t, "another boot afterwards", m, other, ErrTicket)
 		restored := New()
 		if err := restored.Restore(bytes.NewReader(snap(t, m))); err != nil || !reflect.DeepEqual(restored.View(), m.View()) {
 			t.Errorf("restored: %v", err)
@@ -158,6 +175,11 @@ func TestRecoveryOfARecovery(t *testing.T) {
 	if second.View().Ended {
 		t.Error("the new epoch has ended already")
 	}
+	founder := joining("a", 0xee, admit().PlatformID[0])
+	founder.Epoch, founder.Incarnation = 2, 2
+	if err, bad := second.Apply(second.View().Applied+1, encode(t, founder)).(error); bad {
+		t.Fatal(err)
+	}
 	e := release(1)
 	e.Epoch = 2
 	if err, bad := second.Apply(second.View().Applied+1, encode(t, e)).(error); bad {
@@ -165,6 +187,7 @@ func TestRecoveryOfARecovery(t *testing.T) {
 	}
 	third := New()
 	p = recovery(t, second)
+	p.statement.Enclave = [32]byte{0xef}
 	p.statement.Epoch, p.statement.Generation = 7, 4 // numbers that were signed and never opened, or lost
 	if got := p.open(third, MaxPart); got != (Recovered{first.View().ClusterID, 7, 4}) {
 		t.Fatal(got)
