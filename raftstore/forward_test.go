@@ -296,16 +296,29 @@ func (s *scripted) append(term, commit uint64, list ...wireEntry) {
 	}
 }
 
-// answer takes the next frame of the follower's connection and answers it.
+// answer takes the next frame of any of the follower's connections, of which
+// some may be there in advance, and answers it.
 func (s *scripted) answer(want frameType, ft frameType, v any) {
 	s.t.Helper()
-	conn := <-s.conns
-	s.t.Cleanup(func() { conn.Close() })
-	r, w := bufio.NewReader(conn), bufio.NewWriter(conn)
-	got, _, err := readFrame(r, nil)
-	if err != nil || got != want {
-		s.t.Fatalf("the follower sent frame %d, %v", got, err)
-	}
+	frames := make(chan net.Conn)
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for {
+			select {
+			case conn := <-s.conns:
+				s.t.Cleanup(func() { conn.Close() })
+				go func() {
+					if got, _, err := readFrame(bufio.NewReader(conn), nil); err == nil && got == want {
+						frames <- conn
+					}
+				}()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	w := bufio.NewWriter(<-frames)
 	if err := writeFrame(w, ft, mustMarshal(s.t, v)); err != nil {
 		s.t.Fatal(err)
 	}

@@ -124,6 +124,7 @@ func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	s.watchLeader()
 	s.metrics = newMetrics(s, cfg.Registerer)
 	go s.guard()
+	go (&warmer{t: s.trans}).run()
 	return s, nil
 }
 

@@ -71,9 +71,10 @@ type host interface {
 
 type peerConn struct {
 	net.Conn
-	peer ServerID
-	r    *bufio.Reader
-	w    *bufio.Writer
+	peer  ServerID
+	begun time.Time // when it was dialled
+	r     *bufio.Reader
+	w     *bufio.Writer
 }
 
 func newTransport(self ServerID, addr string, d Dialer, t Timeouts, f *fence, log *slog.Logger) *transport {
@@ -327,7 +328,7 @@ func (t *transport) dialFor(ctx context.Context, peer ServerID, addr string) (*p
 	if err != nil {
 		return nil, err
 	}
-	c := &peerConn{Conn: conn, peer: peer, r: bufio.NewReaderSize(conn, 16<<10), w: bufio.NewWriterSize(conn, 16<<10)}
+	c := &peerConn{Conn: conn, peer: peer, begun: time.Now(), r: bufio.NewReaderSize(conn, 16<<10), w: bufio.NewWriterSize(conn, 16<<10)}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed || t.members.removed(peer) {
@@ -383,6 +384,8 @@ func (t *transport) drop(peer ServerID) {
 	}
 	delete(t.open, peer)
 	delete(t.idle, peer)
+	delete(t.inbound, peer)
+	delete(t.streams, peer)
 }
 
 // Close ends all connections and waits until nobody is served any more.
