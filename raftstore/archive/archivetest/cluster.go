@@ -89,7 +89,8 @@ type boot struct {
 	epoch   uint64
 	key     byte
 	place   Place
-	keep    bool // nothing is dropped from the archive
+	keep    bool   // nothing is dropped from the archive
+	root    string // of the archive; a directory of the test's if it is empty
 }
 
 func (b boot) id() raftstore.ServerID { return sha256.Sum256([]byte(b.name)) }
@@ -141,7 +142,10 @@ func (d dialer) Dial(_ context.Context, id raftstore.ServerID, _ string) (net.Co
 // start opens a store on a new archive of the kind.
 func (n *network) start(t testing.TB, k Kind, b boot) *server {
 	t.Helper()
-	s := &server{boot: b, root: filepath.Join(t.TempDir(), "archives"), machine: &list{}}
+	s := &server{boot: b, root: b.root, machine: &list{}}
+	if s.root == "" {
+		s.root = filepath.Join(t.TempDir(), "archives")
+	}
 	a, err := k.Create(t, s.root, b.id(), b.place)
 	if err != nil {
 		t.Fatal(err)

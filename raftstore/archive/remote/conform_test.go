@@ -131,6 +131,12 @@ func TestStores(t *testing.T) {
 	}
 }
 
+// The client has no files; the server does not read those it writes.
+func TestBlind(t *testing.T) {
+	t.Parallel()
+	archivetest.Blind(t, kindFile)
+}
+
 func first(id raftstore.ServerID) remote.Name { return remote.Name{Attempt: 1, Server: id} }
 
 var (

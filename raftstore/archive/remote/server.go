@@ -238,9 +238,10 @@ func (s *Server) keep(conn net.Conn, r io.Reader, name Name, log *slog.Logger) e
 	if err := write(conn, appendCount(nil, frameDone, 0)); err != nil {
 		return errors.Join(err, archive.Close())
 	}
-	err = s.follow(conn, r, archive, log)
-	// What a client appended and did not sync may be kept; it was never told that it is.
-	return errors.Join(err, archive.Sync(), archive.Close())
+	if err = s.follow(conn, r, archive, log); err == nil {
+		err = archive.Sync() // what a client appended and did not sync may be kept; it was never told that it is
+	}
+	return errors.Join(err, archive.Close())
 }
 
 func (s *Server) follow(conn net.Conn, r io.Reader, archive raftstore.Archive, log *slog.Logger) error {
