@@ -90,6 +90,7 @@ func start(ctx context.Context, s *cli.Streams, file string, genesis, recovery b
 		return err
 	}
 	p := kdsd.Platform{TEE: tee, Root: place.World.Root(), Collateral: place.World.Collateral, Clock: place.Clock}
+	p.Records = map[string]node.Records{"bolt": simworld.BoltRecords}
 	if mode == kdsd.Found && c.Genesis != nil { // without the section kdsd refuses, and says so
 		if p.Approve, err = approver(c, place.World.Root(), log); err != nil {
 			return &cli.UsageError{Err: err}

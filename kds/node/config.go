@@ -41,6 +41,8 @@ type Config struct {
 	Slot string
 	// Genesis founds a cluster. Nothing else ever does.
 	Genesis *Genesis
+	// Recovery opens a new epoch of the cluster that ClusterID pins, from archives.
+	Recovery *Recovery
 	// ClusterID pins the cluster to join. It belongs in measured bytes: an id from
 	// the host's configuration makes this a node of whichever cluster the host
 	// names, which harms no cluster but misleads who believes the host.
@@ -130,6 +132,12 @@ func (c *Config) check() error {
 		return missing("DataDir")
 	case (c.Genesis != nil) == !c.ClusterID.IsZero():
 		return fmt.Errorf("%w: give either Genesis, to found a cluster, or ClusterID, to join one", ErrConfig)
+	case c.Genesis != nil && c.Recovery != nil:
+		return fmt.Errorf("%w: a cluster is founded once; Genesis and Recovery exclude each other", ErrConfig)
+	case c.Recovery != nil:
+		if err := c.Recovery.check(c.ClusterID); err != nil {
+			return err
+		}
 	case c.Genesis == nil && len(c.Join) == 0:
 		return fmt.Errorf("%w: Join needs the peer address of at least one member", ErrConfig)
 	case c.Genesis != nil && c.Genesis.Approve == nil:

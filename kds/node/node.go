@@ -222,6 +222,8 @@ func (n *Node) Run(ctx context.Context) error {
 	switch {
 	case n.cfg.Genesis != nil:
 		err = n.found(n.ctx)
+	case n.cfg.Recovery != nil:
+		err = n.reopen(n.ctx)
 	default:
 		err = n.join(n.ctx)
 	}

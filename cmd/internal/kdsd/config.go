@@ -65,6 +65,8 @@ type Config struct {
 	Collateral daemon.Collateral `yaml:"collateral"`
 	// Genesis describes a cluster to found. It is read only with --genesis.
 	Genesis *Genesis `yaml:"genesis"`
+	// Recovery says what to recover a cluster from. It is read only with --recover.
+	Recovery *Recovery `yaml:"recovery"`
 	// Log says how to log.
 	Log daemon.Log `yaml:"log"`
 }
@@ -124,6 +126,9 @@ func (c *Config) Resolve(dir string) error {
 		if *p.path, err = daemon.Path(p.key, *p.path, dir); err != nil {
 			return err
 		}
+	}
+	if c.Recovery != nil {
+		c.Recovery.resolve(dir)
 	}
 	return c.Collateral.Resolve(dir)
 }

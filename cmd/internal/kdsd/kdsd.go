@@ -31,6 +31,8 @@ type Platform struct {
 	Clock func() time.Time
 	// Shares takes the shares of a new cluster's recovery key; nil founds it without one.
 	Shares func([]kds.Share) error
+	// Records reads archives of the kinds that the binary offers besides "file".
+	Records map[string]node.Records
 	// Pinned is the cluster id in the measured binary. If it is set, the cluster file must agree.
 	Pinned api.ID
 }
@@ -74,7 +76,8 @@ func Run(ctx context.Context, c *Config, p Platform, mode Mode, log *slog.Logger
 		nc.Join = nil
 		nc.Genesis, err = c.found(p, log)
 	case Recover:
-		err = cli.Usagef("--recover is not built yet")
+		nc.Join = nil
+		nc.Recovery, nc.ClusterID, err = c.recover(p, log)
 	default:
 		nc.ClusterID, err = c.pin(p.Pinned)
 		nc.MinEpoch = c.MinEpoch

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"path/filepath"
 	"time"
 
@@ -110,3 +111,6 @@ func BoltArchive(dir string, id raftstore.ServerID) (raftstore.Archive, error) {
 	}
 	return a, nil
 }
+
+// BoltRecords reads a bolt archive, for a recovery on the simulator.
+func BoltRecords(dir string) iter.Seq2[[]byte, error] { return bolt.Records(dir) }

@@ -1,0 +1,176 @@
+package kdsd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/claviger/claviger/cmd/internal/cli"
+	"github.com/claviger/claviger/cmd/internal/clusterfile"
+	"github.com/claviger/claviger/cmd/internal/daemon"
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/node"
+	"github.com/claviger/claviger/raftstore"
+)
+
+// Recovery says what a recovering node reads. It is used only with --recover. Whatever a host writes here decides what the
+// enclave sees, and what the operators are shown; it does not decide what they sign.
+type Recovery struct {
+	// Archives lists directories of old nodes: of one archive each, named after its server id, or data directories, of
+	// which all archives are read. Name all there are. A node's own running archive is never among them.
+	Archives []string `yaml:"archives"`
+	// Wrapped lists files with the wrapped roots. Those beside the archives are found without it.
+	Wrapped []string `yaml:"wrapped"`
+	// Receipts lists files with receipts of key releases that clients have kept. The new epoch begins below none.
+	Receipts []string `yaml:"receipts"`
+	// Finals lists files with final checkpoints of a planned stop. Those beside the archives are found without it.
+	Finals []string `yaml:"finals"`
+	// MinNodePolicy is the lowest version of the node policy to accept.
+	MinNodePolicy uint64 `yaml:"min_node_policy"`
+}
+
+// resolve makes all paths absolute.
+func (r *Recovery) resolve(dir string) {
+	for _, list := range []*[]string{&r.Archives, &r.Wrapped, &r.Receipts, &r.Finals} {
+		for i := range *list {
+			(*list)[i] = cli.Below(dir, (*list)[i])
+		}
+	}
+}
+
+// archiveDirs finds the directories of archives in those that the file names.
+func (r *Recovery) archiveDirs() ([]string, error) {
+	var all []string
+	for _, dir := range r.Archives {
+		if _, err := raftstore.ParseServerID(filepath.Base(dir)); err == nil {
+			all = append(all, dir)
+			continue
+		}
+		below, err := archivesBelow(dir)
+		if err != nil {
+			return nil, fmt.Errorf("%w: recovery.archives: %w; where directories cannot be listed, name each archive by itself", daemon.ErrConfig, err)
+		}
+		if len(below) == 0 {
+			return nil, fmt.Errorf("%w: recovery.archives: %s is not named after a server id, and holds no directory that is", daemon.ErrConfig, dir)
+		}
+		all = append(all, below...)
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%w: recovery.archives is empty; list the data directories of all old nodes", daemon.ErrConfig)
+	}
+	return all, nil
+}
+
+// archivesBelow lists the archives in a data directory, and in its directories of later attempts.
+func archivesBelow(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if _, err := raftstore.ParseServerID(e.Name()); err == nil {
+			found = append(found, filepath.Join(dir, e.Name()))
+		} else if strings.HasPrefix(e.Name(), "attempt-") {
+			more, err := archivesBelow(filepath.Join(dir, e.Name()))
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, more...)
+		}
+	}
+	return found, nil
+}
+
+// maxGenerations bounds the search for wrapped roots beside an archive.
+const maxGenerations = 256
+
+// beside finds wrapped roots and final checkpoints in the data directories of archives.
+func beside(dirs []string) (wrapped, finals []string) {
+	for _, dir := range dirs {
+		data := filepath.Dir(dir)
+		if strings.HasPrefix(filepath.Base(data), "attempt-") {
+			data = filepath.Dir(data)
+		}
+		for g := uint64(1); g <= maxGenerations; g++ {
+			name := filepath.Join(data, node.WrappedFile(g))
+			if _, err := os.Stat(name); err == nil && !slices.Contains(wrapped, name) {
+				wrapped = append(wrapped, name)
+			}
+		}
+		if id, err := api.ParseID(filepath.Base(dir)); err == nil {
+			if name := filepath.Join(data, node.FinalFile(id)); exists(name) {
+				finals = append(finals, name)
+			}
+		}
+	}
+	return wrapped, finals
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// recover describes the recovery of the cluster in the cluster file.
+func (c *Config) recover(p Platform, log *slog.Logger) (*node.Recovery, api.ID, error) {
+	if c.Recovery == nil {
+		return nil, api.ID{}, cli.Usagef("--recover needs a recovery section in the configuration")
+	}
+	file, err := clusterfile.ReadPinned(c.Cluster, p.Pinned)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, api.ID{}, cli.Usagef("%s does not exist; copy the cluster file of the cluster to recover here", c.Cluster)
+	}
+	if err != nil {
+		return nil, api.ID{}, err
+	}
+	dirs, err := c.Recovery.archiveDirs()
+	if err != nil {
+		return nil, api.ID{}, &cli.UsageError{Err: err}
+	}
+	r := &node.Recovery{Manifest: file.Manifest, IdentityKey: file.IdentityKey, Archives: dirs, Receipts: c.Recovery.Receipts, MinNodePolicy: c.Recovery.MinNodePolicy}
+	wrapped, finals := beside(dirs)
+	r.Wrapped, r.Finals = append(wrapped, c.Recovery.Wrapped...), unique(append(finals, c.Recovery.Finals...))
+	if len(r.Wrapped) == 0 {
+		return nil, api.ID{}, cli.Usagef("there are no wrapped roots beside the archives (%s): name files in recovery.wrapped. A cluster that was founded without shares of a recovery key has none, and cannot be recovered",
+			node.WrappedFile(1))
+	}
+	if c.Archive != archiveFile {
+		if r.Records = p.Records[c.Archive]; r.Records == nil {
+			return nil, api.ID{}, cli.Usagef("archives of the kind %q cannot be read by this binary", c.Archive)
+		}
+	}
+	files, err := node.RecoverByFile(filepath.Join(c.Data, "recovery"), tell(log))
+	if err != nil {
+		return nil, api.ID{}, err
+	}
+	r.Shares, r.Approve = files.Shares, files.Approve
+	return r, file.ClusterID, nil
+}
+
+func unique(list []string) []string {
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// tell logs what the recovery waits for, and what was wrong with the last answer.
+func tell(log *slog.Logger) func(path, next string, refused error) {
+	return func(path, next string, refused error) {
+		if refused != nil {
+			log.Error("what the operators brought does not suffice", "reason", refused)
+		}
+		command := "claviger cluster recover return"
+		if next == node.RecoveryApprovalsFile {
+			command = "claviger cluster recover inspect, then approve"
+		}
+		log.Info("the recovery waits for the operators: "+command, "read", path, "await", filepath.Join(filepath.Dir(path), next))
+	}
+}

@@ -1,0 +1,196 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/claviger/claviger/attest/ratls"
+	"github.com/claviger/claviger/kds"
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
+)
+
+// opened are the archives in which there is something.
+func (r *recovery) opened() []*inspected {
+	return slices.DeleteFunc(slices.Clone(r.archives), func(a *inspected) bool { return a.report.Problem != "" })
+}
+
+// accepted is a statement that this enclave may act on.
+type accepted struct {
+	statement *api.RecoveryStatement
+	raw       []byte
+	approvals []api.Approval
+	state     []byte // of the source
+	view      state.View
+	next      uint64 // our incarnation in our slot
+	evidence  ratls.Evidence
+}
+
+// accept judges what the operators have brought, by what is known now.
+func (r *recovery) accept(ctx context.Context, brought *RecoveryApprovals) (*accepted, error) {
+	s, err := api.ParseRecovery(brought.Statement)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRecovery, err)
+	}
+	o := &accepted{statement: s, raw: brought.Statement, approvals: brought.Approvals}
+	if err := s.Check(r.n.cfg.ClusterID, &r.manifest.Operators, o.approvals); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRecovery, err)
+	}
+	// One manifest opens one epoch, once: this boot ends with its process (finding
+	// 2 of raftstore/model).
+	if s.Enclave != api.ID(r.n.boot.id) {
+		return nil, fmt.Errorf("%w: the operators have signed for enclave %.16s, this one is %.16s; each restart is another enclave, and needs a statement of its own",
+			ErrRecovery, s.Enclave, api.ID(r.n.boot.id))
+	}
+	if want := r.secrets.Generation() + 1; s.Generation != want {
+		return nil, fmt.Errorf("%w: root generation %d is next, the statement says %d", ErrRecovery, want, s.Generation)
+	}
+	a := r.archive(s.Source.ServerID)
+	if a == nil {
+		return nil, fmt.Errorf("%w: no archive of server %.16s has been read", ErrRecovery, s.Source.ServerID)
+	}
+	if s.Source != a.report.Source() {
+		return nil, fmt.Errorf("%w: the archive of server %.16s is not the one that the operators have signed", ErrRecovery, s.Source.ServerID)
+	}
+	// Asked again now: a receipt may have come since the report (finding 1).
+	r.seen = readWitnesses(r.Receipts, r.Finals, r.IdentityKey, r.n.cfg.ClusterID)
+	if err := errors.Join(r.usable(a), r.checkEpoch(s), r.checkFates(s, a), r.checkNewest(s, a)); err != nil {
+		return nil, err
+	}
+	return o, r.prepare(ctx, o, a)
+}
+
+// checkEpoch refuses an epoch that has been, as far as anything shown here knows.
+func (r *recovery) checkEpoch(s *api.RecoveryStatement) error {
+	for _, a := range r.opened() {
+		if a.report.Epoch >= s.Epoch {
+			return fmt.Errorf("%w: epoch %d has been: archive %s is of epoch %d", ErrRecovery, s.Epoch, a.report.Path, a.report.Epoch)
+		}
+	}
+	return nil
+}
+
+// checkFates wants a word on every server that could still acknowledge
+// something, and proof where the word is that it was stopped.
+func (r *recovery) checkFates(s *api.RecoveryStatement, a *inspected) error {
+	for _, server := range r.servers(a.report.Epoch) {
+		i := slices.IndexFunc(s.Old, func(o api.OldServer) bool { return o.ServerID == server.ServerID })
+		switch {
+		case i < 0:
+			return fmt.Errorf("%w: the operators do not say what became of server %.16s of slot %s", ErrRecovery, server.ServerID, server.Slot)
+		case s.Old[i].Fate == api.FateStopped && !server.Final:
+			return fmt.Errorf("%w: server %.16s of slot %s is said to be stopped, and its final checkpoint has not been shown; without one it is destroyed or lost",
+				ErrRecovery, server.ServerID, server.Slot)
+		}
+	}
+	return nil
+}
+
+// prepare rebuilds the source's state and sees that this boot can be the first
+// member of the new epoch, before anything is written.
+func (r *recovery) prepare(ctx context.Context, o *accepted, a *inspected) (err error) {
+	machine := state.New()
+	if _, err := a.history.Replay(machine); err != nil {
+		return fmt.Errorf("%w: %w", ErrRecovery, err)
+	}
+	if o.state, err = snapshotBytes(machine); err != nil {
+		return err
+	}
+	if sha256.Sum256(o.state) != o.statement.Source.StateSHA256 {
+		return fmt.Errorf("%w: the archive replays to another state than before", ErrRecovery)
+	}
+	o.view = machine.View()
+	// More generations may be held than the history has: those of an epoch that is
+	// given up. Their numbers are not used again.
+	if held := r.secrets.Generation(); held < o.view.Generation {
+		return fmt.Errorf("%w: the wrapped roots are of generation %d, the history is of generation %d; bring %s, of any node", ErrRecovery, held, o.view.Generation, WrappedFile(o.view.Generation))
+	}
+	// Of now: people may have taken days.
+	if o.evidence, err = r.n.prover.prove(ctx, r.reportData); err != nil {
+		return err
+	}
+	assessed, err := r.n.judge.Assess(ctx, o.evidence.Quote, o.evidence.Collateral, kds.ForChannel)
+	if err != nil {
+		return err
+	}
+	if err := checkConstraints(o.view.NodePolicyText, assessed.Verified(), assessed.Now()); err != nil {
+		return fmt.Errorf("%w: the node policy of the history, version %d: %w", ErrRecovery, o.view.NodePolicy, err)
+	}
+	o.next, err = incarnationIn(o.view.Members, r.n.cfg.Slot, assessed.Verified().Claims().Platform.ID())
+	return err
+}
+
+// incarnationIn is the incarnation that this boot will have in its slot. Any slot will
+// do, as the operators sign for this very boot, unless the machine has another.
+func incarnationIn(members []state.Member, slot string, platform [32]byte) (uint64, error) {
+	next := uint64(1)
+	for _, m := range members {
+		switch {
+		case m.Slot != slot && m.PlatformID == platform:
+			return 0, fmt.Errorf("%w: this machine has slot %s; configure that instead of %s", ErrRecovery, m.Slot, slot)
+		case m.Slot == slot:
+			next = m.Incarnation + 1
+		}
+	}
+	return next, nil
+}
+
+// open begins the new epoch: its log starts with the operators' statement and
+// the old state, and then this boot's own admission.
+func (r *recovery) open(ctx context.Context, o *accepted) error {
+	n, s := r.n, o.statement
+	secrets, err := r.secrets.NextGeneration()
+	if err != nil {
+		return err
+	}
+	// Before anything is served under the new root, its wrapped form is on disk.
+	if err := n.writeWrapped(secrets, o.view.RecoveryKey); err != nil {
+		return err
+	}
+	statement, err := newMembership(secrets, r.Manifest, api.Membership{ClusterID: s.ClusterID, Epoch: s.Epoch, Slot: n.cfg.Slot, Incarnation: o.next, ServerID: n.boot.id})
+	if err != nil {
+		return err
+	}
+	m, err := parseMembership(statement, n.cfg.ClusterID, s.Epoch, n.boot.id)
+	if err != nil {
+		return err
+	}
+	// Until this boot is admitted no slot names the only server there is.
+	n.admitSem <- struct{}{}
+	defer func() { <-n.admitSem }()
+	if err := n.become(secrets, m); err != nil {
+		return err
+	}
+	if err := r.firstEntries(ctx, o, m); err != nil {
+		return fmt.Errorf("node: recovery: epoch %d was begun and could not be finished; start again, with a later epoch: %w", s.Epoch, err)
+	}
+	n.log.Warn("RECOVERED: a new epoch is open", "epoch", s.Epoch, "generation", s.Generation, "source", s.Source.ServerID,
+		"source_epoch", s.Source.Epoch, "applied", s.Source.Applied, "releases", s.Source.LogSize)
+	return nil
+}
+
+func (r *recovery) firstEntries(ctx context.Context, o *accepted, m *membership) error {
+	n, s := r.n, o.statement
+	if err := n.store.Load().Genesis(); err != nil {
+		return err
+	}
+	if err := n.awaitLeadership(ctx); err != nil {
+		return err
+	}
+	if _, err := n.propose(ctx, &state.Recover{Level: max(o.view.Level, 2), Manifest: r.Manifest, IdentityKey: r.IdentityKey, Statement: o.raw,
+		Approvals: o.approvals, Size: uint64(len(o.state)), SHA256: s.Source.StateSHA256}); err != nil {
+		return err
+	}
+	at := 0
+	for part := range slices.Chunk(o.state, state.MaxPart) {
+		if _, err := n.propose(ctx, &state.RecoverPart{Offset: uint64(at), Data: bytes.Clone(part)}); err != nil {
+			return err
+		}
+		at += len(part)
+	}
+	return n.admitSelf(ctx, o.evidence, m)
+}

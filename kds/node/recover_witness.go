@@ -1,0 +1,153 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/claviger/claviger/kds/api"
+)
+
+// Bounds on what people put beside a recovery.
+const (
+	maxWitnesses   = 1024     // files of one kind
+	maxReceiptFile = 64 << 10 // bytes of one receipt, or of one final checkpoint
+)
+
+// ErrBelow says that a history misses something that was acknowledged.
+var ErrBelow = errors.New("the history ends before something that was acknowledged")
+
+// witnesses are what a new epoch must not fall below: receipts that clients have
+// kept, and the final checkpoints of servers that were stopped.
+type witnesses struct {
+	receipts []receiptSeen
+	finals   []finalSeen
+}
+
+type receiptSeen struct {
+	path string
+	r    api.Receipt
+	err  error // it proves nothing
+}
+
+type finalSeen struct {
+	path string
+	f    api.SignedFinal
+	err  error // it proves nothing
+}
+
+// readWitnesses reads them from files. It is called when the report is made and
+// again before the epoch opens, because one may arrive in between (finding 1 of
+// raftstore/model). A file that is missing or proves nothing is reported and
+// not counted: whoever could put it there could have left it away.
+func readWitnesses(receipts, finals []string, identity ed25519.PublicKey, id api.ID) *witnesses {
+	w := &witnesses{}
+	for _, path := range receipts[:min(len(receipts), maxWitnesses)] {
+		s := receiptSeen{path: path}
+		if s.err = readWitness(path, &s.r); s.err == nil {
+			_, s.err = s.r.Verify(identity, id)
+		}
+		w.receipts = append(w.receipts, s)
+	}
+	for _, path := range finals[:min(len(finals), maxWitnesses)] {
+		s := finalSeen{path: path}
+		if s.err = readWitness(path, &s.f); s.err == nil {
+			s.err = s.f.Verify(identity, id)
+		}
+		w.finals = append(w.finals, s)
+	}
+	return w
+}
+
+// readWitness leaves the file's name out of errors about what is in it.
+func readWitness(path string, v any) error {
+	raw, err := readBounded(path, maxReceiptFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return errors.New("there is no such file yet")
+	}
+	if err != nil {
+		return err
+	}
+	return api.DecodeJSON(raw, maxReceiptFile, v)
+}
+
+// final is the checkpoint with which a server was stopped, or nil.
+func (w *witnesses) final(epoch uint64, id api.ID) *api.FinalCheckpoint {
+	for i := range w.finals {
+		if f := &w.finals[i]; f.err == nil && f.f.Checkpoint.Epoch == epoch && f.f.Checkpoint.ServerID == id {
+			return &f.f.Checkpoint
+		}
+	}
+	return nil
+}
+
+// check refuses a history that misses what a witness proves.
+func (w *witnesses) check(a *inspected) error {
+	for _, s := range w.receipts {
+		if s.err != nil {
+			continue
+		}
+		if err := a.holdsReceipt(&s.r); err != nil {
+			return fmt.Errorf("%w: %w: receipt %s: %w", ErrRecovery, ErrBelow, s.path, err)
+		}
+	}
+	for _, s := range w.finals {
+		if s.err != nil {
+			continue
+		}
+		if err := a.holdsFinal(&s.f.Checkpoint); err != nil {
+			return fmt.Errorf("%w: %w: final checkpoint %s: %w", ErrRecovery, ErrBelow, s.path, err)
+		}
+	}
+	return nil
+}
+
+// holdsReceipt compares sizes, and the tree head where the replay passed it. One
+// that lies before the snapshot cannot be compared; it was committed then.
+func (a *inspected) holdsReceipt(r *api.Receipt) error {
+	switch {
+	case r.Epoch > a.report.Epoch:
+		return fmt.Errorf("it is of epoch %d, this history is of epoch %d", r.Epoch, a.report.Epoch)
+	case r.TreeSize > a.report.LogSize:
+		return fmt.Errorf("it proves %d releases, this history has %d", r.TreeSize, a.report.LogSize)
+	}
+	if head, known := a.heads[r.TreeSize]; known && head != r.RootHash {
+		return fmt.Errorf("its %d releases are others than those of this history", r.TreeSize)
+	}
+	return nil
+}
+
+func (a *inspected) holdsFinal(f *api.FinalCheckpoint) error {
+	switch {
+	case f.Epoch < a.report.Epoch:
+		return nil // this history's epoch was opened from that one, under the same rules
+	case f.Epoch > a.report.Epoch:
+		return fmt.Errorf("it is of epoch %d, this history is of epoch %d", f.Epoch, a.report.Epoch)
+	case f.Applied > a.report.Applied:
+		return fmt.Errorf("server %.16s had applied entry %d, this history ends at %d", f.ServerID, f.Applied, a.report.Applied)
+	}
+	if chain, known := a.chainAt(f.Applied); known && chain != f.Chain {
+		return fmt.Errorf("up to entry %d server %.16s had applied others than those of this history", f.Applied, f.ServerID)
+	}
+	return nil
+}
+
+func (w *witnesses) reports() (receipts, finals []WitnessReport) {
+	for _, s := range w.receipts {
+		r := WitnessReport{Path: s.path, Epoch: s.r.Epoch, LogSize: s.r.TreeSize}
+		if s.err != nil {
+			r = WitnessReport{Path: s.path, Problem: printable(s.err.Error())}
+		}
+		receipts = append(receipts, r)
+	}
+	for _, s := range w.finals {
+		c := s.f.Checkpoint
+		r := WitnessReport{Path: s.path, Epoch: c.Epoch, ServerID: c.ServerID, Applied: c.Applied, LogSize: c.LogSize}
+		if s.err != nil {
+			r = WitnessReport{Path: s.path, Problem: printable(s.err.Error())}
+		}
+		finals = append(finals, r)
+	}
+	return receipts, finals
+}
