@@ -107,6 +107,14 @@ func (n *Node) peers() kds.Peers {
 		p.Leader = api.ID(id)
 	}
 	p.Last = store.CommitIndex()
+	if store.IsLeader() {
+		p.Progress = map[api.ID]uint64{}
+	}
+	for id, index := range store.Progress() {
+		if p.Progress != nil {
+			p.Progress[api.ID(id)] = index
+		}
+	}
 	members, _ := store.Members()
 	for _, m := range members {
 		if m.Voter {

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/claviger/claviger/cmd/internal/cli"
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/client"
+)
+
+func clusterStatusCommand(s *cli.Streams) *cobra.Command {
+	var cluster clusterFlags
+	cmd := &cobra.Command{
+		Use: "status", Short: "Show the cluster's id, epoch, policy, log and members",
+		Long: `Asks a node of the pinned cluster, which must prove to be one. Manifest, identity key, log head and node policy are verified; the
+list of members is what the answering node believes. How far members are behind is what the leader says, which is asked, too.`,
+		Example: "  claviger cluster status --sim tour/world.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			t, err := cluster.open()
+			if err != nil {
+				return err
+			}
+			return cluster.callAny(cmd.Context(), t, func(ctx context.Context, c *client.Client) error {
+				reply, err := c.Cluster(ctx)
+				if err != nil {
+					return err
+				}
+				reply = fromLeader(ctx, t, reply)
+				return s.Print(reply, func(w io.Writer) { writeCluster(w, reply) })
+			})
+		},
+	}
+	cluster.register(cmd.Flags())
+	return cmd
+}
+
+// fromLeader asks the leader, who knows more, if it can be reached; else the first answer does.
+func fromLeader(ctx context.Context, t *target, first api.Cluster) api.Cluster {
+	i := slices.IndexFunc(first.Members, func(m api.Member) bool { return m.Leader })
+	if i < 0 || first.Members[i].Lag != nil {
+		return first
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
+	defer cancel()
+	c, err := t.anyClient(first.Members[i].APIAddr)
+	if err != nil {
+		return first
+	}
+	defer c.Close()
+	if reply, err := c.Cluster(ctx); err == nil {
+		return reply
+	}
+	return first
+}
+
+func writeCluster(w io.Writer, c api.Cluster) {
+	table := rows{w}
+	table.add("cluster", "%s", c.ClusterID)
+	ended := ""
+	if c.Ended {
+		ended = "; ENDED by the operators: nothing is written any more"
+	}
+	table.add("epoch", "%d, root generation %d, feature level %d%s", c.Epoch, c.Generation, c.Level, ended)
+	table.add("operators", "%d statements so far", c.AdminSequence)
+	table.add("node policy", "version %d", c.NodePolicy)
+	for _, text := range c.NodePolicyNow {
+		table.add("", "%q", text)
+	}
+	table.add("log", "%d releases, head %s", c.LogSize, c.LogRoot)
+	voters := 0
+	for _, m := range c.Members {
+		if m.Voter {
+			voters++
+		}
+	}
+	table.add("voters", "%d of %d slots, which survive the loss of %d", voters, len(c.Members), max(0, (voters-1)/2))
+	for _, m := range c.Members {
+		writeMember(table, m)
+	}
+	for _, t := range c.Tickets {
+		table.add("ticket "+t.Slot, "server %s on platform %.16s…, not used yet", fmt.Sprintf("%.16s…", t.ServerID), t.PlatformID)
+	}
+}
+
+func writeMember(table rows, m api.Member) {
+	role := "nonvoter"
+	switch {
+	case m.Leader:
+		role = "leader"
+	case m.Voter:
+		role = "voter"
+	}
+	lag := "unknown"
+	if m.Lag != nil {
+		lag = fmt.Sprint(*m.Lag)
+	}
+	admitted := fmt.Sprintf("admitted at index %d", m.Admitted)
+	if m.Admitted == 0 {
+		admitted = "of the epoch before"
+	}
+	table.add("member "+m.Slot, "%-8s  incarnation %d, lag %s, %s, API %s, server %s", role, m.Incarnation, lag, admitted, m.APIAddr, fmt.Sprintf("%.16s…", m.ServerID))
+	table.add("", "          %s %s, TCB %s at its admission, feature level %d", m.TEE, fmt.Sprintf("%.16s…", m.Measurement), m.TCBStatus, m.Level)
+}
