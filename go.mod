@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	filippo.io/age v1.3.2
 	filippo.io/keygen v1.0.0
+	github.com/anishathalye/porcupine v1.3.0
 	github.com/aperturerobotics/go-quickjs-wasi-reactor v0.15.1
 	github.com/cloudflare/circl v1.6.5
 	github.com/edgelesssys/ego v1.9.0
@@ -32,7 +33,6 @@ require (
 require (
 	filippo.io/bigmod v0.1.1-0.20260103110540-f8a47775ebe5 // indirect
 	filippo.io/hpke v0.4.0 // indirect
-	github.com/anishathalye/porcupine v1.3.0 // indirect
 	github.com/armon/go-metrics v0.4.1 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
 	github.com/boltdb/bolt v1.3.1 // indirect

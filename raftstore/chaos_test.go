@@ -2,203 +2,190 @@ package raftstore
 
 import (
 	"context"
+	"flag"
 	"fmt"
-	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
-	"sync"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// TestAcknowledgedEntriesSurvive lets a seeded adversary cut servers off, heal
-// them, crash them and bring them back as new servers, while writers propose.
-// Afterwards every acknowledged entry must be in every machine, all machines
-// must be equal, and no server may have seen two leaders in one term.
-func TestAcknowledgedEntriesSurvive(t *testing.T) {
-	t.Parallel()
-	rounds, acked := 0, 0
-	for seed := range uint64(8) {
-		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				c := &chaos{t: t, net: newTestNet(), rand: rand.New(rand.NewPCG(seed, 1))}
-				r, a := c.run(40)
-				rounds, acked = rounds+r, acked+a
-			})
-		})
-	}
-	t.Logf("%d rounds, %d acknowledged entries checked", rounds, acked)
-	if acked < 100 {
-		t.Errorf("only %d entries were acknowledged: the test has not tested", acked)
-	}
+var (
+	chaosSeeds   = flag.Int("chaos.seeds", 100, "seeds of the chaos test")
+	chaosFirst   = flag.Uint64("chaos.first", 0, "first seed, to run one again")
+	chaosRounds  = flag.Int("chaos.rounds", 40, "rounds of faults for each seed")
+	chaosMinutes = flag.Float64("chaos.minutes", 0, "run seeds until so many minutes are over, instead of a number of seeds")
+	chaosTrace   = flag.Bool("chaos.trace", false, "print the trace of every seed")
+)
+
+// plan is what a run does to a world.
+type plan struct {
+	mutation mutation
+	rounds   int
+	faults   []fault
+	clients  int
 }
 
-type chaos struct {
-	t     *testing.T
-	net   *testNet
-	rand  *rand.Rand
-	boots int
-
-	mu    sync.Mutex
-	nodes []*testNode
-	acked []string
+// played is what became of one seed.
+type played struct {
+	seed       uint64
+	violations []string
+	trace      []string
+	history    *history
+	culprit    string
 }
 
-func (c *chaos) live() []*testNode {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.nodes)
-}
+func (o *played) failed() bool { return len(o.violations) > 0 }
 
-func (c *chaos) run(rounds int) (int, int) {
-	c.nodes = c.net.cluster(c.t, "a", "b", "c")
-	ctx, cancel := context.WithCancel(c.t.Context())
-	var writers sync.WaitGroup
-	for w := range 3 {
-		writers.Go(func() { c.write(ctx, w) })
-	}
-	var down *testNode // one fault at a time: a majority stays
-	for range rounds {
-		time.Sleep(time.Duration(c.rand.IntN(400)) * time.Millisecond)
-		switch n := c.live()[c.rand.IntN(3)]; {
-		case down != nil:
-			c.net.heal(down.id)
-			down = nil
-		case c.rand.IntN(2) == 0:
-			c.net.cut(n.id)
-			down = n
-		default:
-			c.reboot(n)
-		}
-	}
-	if down != nil {
-		c.net.heal(down.id)
-	}
-	cancel()
-	writers.Wait()
-	return rounds, c.check()
-}
-
-// write proposes numbered entries to whoever leads and notes what was acknowledged.
-func (c *chaos) write(ctx context.Context, w int) {
-	for i := 0; ctx.Err() == nil; i++ {
-		entry := fmt.Sprintf("%d-%d", w, i)
-		for _, n := range c.live() {
-			if !n.IsLeader() {
-				continue
-			}
-			if _, _, err := n.Propose(ctx, []byte(entry)); err == nil {
-				c.mu.Lock()
-				c.acked = append(c.acked, entry)
-				c.mu.Unlock()
-			}
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-// reboot crashes a server and brings its successor in, as kds/node would.
-func (c *chaos) reboot(old *testNode) {
-	c.t.Helper()
-	old.Shutdown()
-	c.boots++
-	next := c.net.start(c.t, fmt.Sprint("boot-", c.boots))
-	rest := slices.DeleteFunc(c.live(), func(n *testNode) bool { return n == old })
-	step := func(what string, f func(*testNode, uint64) error) {
-		eventually(c.t, what, func() bool {
-			leader := leaderOf(c.t, rest...)
-			_, prev := leader.Members()
-			return f(leader, prev) == nil
-		})
-	}
-	step("nonvoter", func(l *testNode, prev uint64) error {
-		_, err := l.AddNonvoter(c.t.Context(), next.id, next.addr, prev)
-		return err
-	})
-	eventually(c.t, "caught up", func() bool { _, at := rest[0].Members(); return at > 0 && next.AppliedIndex() >= at })
-	step("removed", func(l *testNode, prev uint64) error { _, err := l.Remove(c.t.Context(), old.id, prev); return err })
-	step("voter", func(l *testNode, prev uint64) error {
-		_, err := l.AddVoter(c.t.Context(), next.id, next.addr, prev)
-		return err
-	})
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.nodes = append(rest, next)
-}
-
-func (c *chaos) check() int {
-	t := c.t
-	var leader *testNode
-	eventually(t, "a last entry", func() bool { // what writers left in flight is before it or nowhere
-		leader = leaderOf(t, c.live()...)
-		_, _, err := leader.Propose(t.Context(), []byte("end"))
-		return err == nil
-	})
-	want := leader.machine.list()
-	for _, n := range c.live() {
-		eventually(t, "all machines equal", func() bool { return slices.Equal(n.machine.list(), want) })
-		if err := n.Err(); err != nil {
-			t.Errorf("a store broke its own rules: %v", err)
-		}
-	}
-	have := map[string]int{}
-	for _, e := range want {
-		have[e]++
-	}
-	for _, e := range c.acked {
-		if have[e] == 0 {
-			t.Errorf("the acknowledged entry %s is lost", e)
-		}
-	}
-	c.checkTerms()
-	return len(c.acked)
-}
-
-// checkTerms opens every archive, those of dead boots too: one entry per index
-// and term, and no server voted twice in a term.
-func (c *chaos) checkTerms() {
-	type place struct{ index, term uint64 }
-	entries := map[place]string{}
-	for _, n := range c.net.nodes {
-		votes := map[uint64]string{}
-		for _, r := range openAll(c.t, n) {
-			switch r.Kind {
-			case RecordLog:
-				p := place{r.Index, r.Term}
-				text := fmt.Sprint(r.Type, r.Data)
-				if old, ok := entries[p]; ok && old != text {
-					c.t.Errorf("index %d term %d has two contents", r.Index, r.Term)
-				}
-				entries[p] = text
-			case RecordVote:
-				if old, ok := votes[r.Term]; ok && old != string(r.Data) {
-					c.t.Errorf("two votes in term %d", r.Term)
-				}
-				votes[r.Term] = string(r.Data)
-			}
-		}
-	}
-}
-
-// A member that was cut off while a new one joined must follow when the new one leads.
-func TestLaggingMemberFollowsALeaderItNeverSaw(t *testing.T) {
-	t.Parallel()
+// runSeed plays one seed in a bubble of its own and checks its history outside.
+func runSeed(t *testing.T, seed uint64, p plan, stats *counters) *played {
+	out := &played{seed: seed}
 	synctest.Test(t, func(t *testing.T) {
-		net := newTestNet()
-		nodes := net.cluster(t, "a", "b", "c")
-		lagging := nodes[1]
-		net.cut(lagging.id)
-		d := net.join(t, leaderOf(t, nodes[0], nodes[2]), "d")
-		others := []*testNode{nodes[0], nodes[2], d}
-		eventually(t, "the new member leads", func() bool {
-			l := leaderOf(t, others...)
-			if l != d {
-				l.raft.LeadershipTransferToServer(d.id.raftID(), raftAddress(d.id, d.addr)).Error()
-			}
-			return d.IsLeader() && d.SafeRead(t.Context()) == nil
-		})
-		propose(t, d, "from the new leader")
-		net.heal(lagging.id)
-		eventually(t, "the lagging member has it", func() bool { return slices.Contains(lagging.machine.list(), "from the new leader") })
+		w := newWorld(t, seed, p.mutation, stats)
+		w.play(p)
+		w.close()
+		out.violations, out.trace, out.history = w.violations, w.trace, w.history
 	})
+	stats.seeds.Add(1)
+	stats.operations.Add(int64(len(out.history.done)))
+	culprit, err := out.history.verify()
+	stats.histories.Add(1)
+	if err != nil {
+		out.violations, out.culprit = append(out.violations, err.Error()), culprit
+	}
+	return out
+}
+
+func (w *world) play(p plan) {
+	if !w.found() {
+		return
+	}
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	for i := range p.clients {
+		w.work.Go(func() { w.client(ctx, i) })
+	}
+	for round := range p.rounds {
+		w.mu.Lock()
+		w.round = round
+		w.mu.Unlock()
+		undo := w.strike(p.faults)
+		var second func()
+		if w.dice.n(4) == 0 {
+			second = w.strike(p.faults)
+		}
+		time.Sleep(w.ms(50, 700))
+		for _, f := range []func(){undo, second} {
+			if f != nil {
+				f()
+			}
+		}
+		w.tend(false)
+		time.Sleep(w.ms(10, 400))
+		w.check()
+		w.stats.rounds.Add(1)
+		if w.broken() {
+			return
+		}
+	}
+	w.end(cancel)
+}
+
+// end heals everything, waits until the cluster is whole and looks at what is left.
+func (w *world) end(stopClients func()) {
+	stopClients()
+	w.note("the end: nothing is wrong any more")
+	for _, b := range w.live() {
+		if b.doomed.Load() {
+			w.crash(b)
+		}
+	}
+	for range 10 {
+		w.tend(true)
+		time.Sleep(time.Second)
+	}
+	if !w.settled(120 * time.Second) {
+		return
+	}
+	for round := range w.round/6 + 1 { // the last reads are part of the history
+		for i := range 3 {
+			live := w.live()
+			for _, b := range live {
+				if b.IsLeader() {
+					w.read(w.ctx, 99, b, fmt.Sprintf("%d/%d", round, i), 10*time.Second, false)
+				}
+			}
+		}
+	}
+	w.checkEnd()
+}
+
+// TestChaos plays a hostile host against clusters of three and five and checks
+// the invariants of DESIGN.md after every round, and the histories of clients
+// for linearizability. A failing seed is named, with its trace; play it again with
+//
+//	go test ./raftstore -run 'TestChaos$' -chaos.first=N -chaos.seeds=1 -v
+//
+// and for a long time with -chaos.minutes=60 -timeout=0.
+func TestChaos(t *testing.T) {
+	t.Parallel()
+	stats, start := newCounters(), time.Now()
+	p := plan{rounds: *chaosRounds, faults: faults, clients: 5}
+	var next, failures atomic.Uint64
+	more := func() (uint64, bool) {
+		i := next.Add(1) - 1
+		if *chaosMinutes > 0 {
+			return *chaosFirst + i, time.Since(start).Minutes() < *chaosMinutes
+		}
+		return *chaosFirst + i, i < uint64(*chaosSeeds)
+	}
+	t.Run("seeds", func(t *testing.T) {
+		for worker := range runtime.GOMAXPROCS(0) {
+			t.Run(fmt.Sprint("worker ", worker), func(t *testing.T) {
+				t.Parallel()
+				for seed, ok := more(); ok && failures.Load() < 5; seed, ok = more() {
+					o := runSeed(t, seed, p, stats)
+					if *chaosTrace {
+						t.Log(strings.Join(o.trace, "\n"))
+					}
+					if o.failed() {
+						failures.Add(1)
+						report(t, o)
+					}
+					if *chaosMinutes > 0 && stats.seeds.Load()%500 == 0 {
+						fmt.Fprintf(os.Stderr, "chaos: %v, seed %d, %d rounds, %d operations\n", time.Since(start).Round(time.Second), seed, stats.rounds.Load(), stats.operations.Load())
+					}
+				}
+			})
+		}
+	})
+	summary(t, stats, start)
+	if r := stats.rounds.Load(); stats.acked.Load() < 2*r || stats.of("client: safe read") < int(r)/2 {
+		t.Errorf("%d acknowledged entries and %d reads in %d rounds: the test has not tested", stats.acked.Load(), stats.of("client: safe read"), r)
+	}
+}
+
+func summary(t *testing.T, s *counters, start time.Time) {
+	took := time.Since(start)
+	t.Logf("%d seeds, %d rounds, %d histories with %d operations checked, %d acknowledged entries, %d messages in %v (%.0f rounds/s); faults and events:%s",
+		s.seeds.Load(), s.rounds.Load(), s.histories.Load(), s.operations.Load(), s.acked.Load(), s.messages.Load(), took.Round(time.Millisecond),
+		float64(s.rounds.Load())/took.Seconds(), s.faults())
+}
+
+// report says what a seed found and leaves its whole trace where the test keeps its artifacts.
+func report(t *testing.T, o *played) {
+	t.Helper()
+	file := filepath.Join(t.ArtifactDir(), fmt.Sprintf("chaos-seed-%d.txt", o.seed))
+	text := strings.Join(slices.Concat(o.violations, []string{"", o.culprit}, o.trace), "\n")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		file = err.Error()
+	}
+	last := o.trace[max(0, len(o.trace)-40):]
+	t.Errorf("seed %d (-chaos.first=%d -chaos.seeds=1; the whole trace is in %s):\n%s\n%s\n%s",
+		o.seed, o.seed, file, strings.Join(o.violations, "\n"), o.culprit, strings.Join(last, "\n"))
 }

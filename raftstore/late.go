@@ -21,7 +21,12 @@ func (t *transport) installSnapshot(req *raft.InstallSnapshotRequest, data []byt
 	if t.host.holds(req.LastLogIndex, req.LastLogTerm) {
 		return t.dispatch(&raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: req.Term, Leader: req.Leader}, nil)
 	}
-	return t.dispatch(req, bytes.NewReader(data))
+	rep, err := t.dispatch(req, bytes.NewReader(data))
+	// Raft takes a snapshot's sender for its leader and remains a candidate if it
+	// is one; where that leader is gone it then refuses everybody else's pre-vote
+	// for ever. A heartbeat of the same leader and term makes it a follower.
+	t.dispatch(&raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: req.Term, Leader: req.Leader}, nil)
+	return rep, err
 }
 
 // appendEntries gives raft entries or a heartbeat; only the first can make the log grow.
@@ -30,12 +35,17 @@ func (t *transport) appendEntries(a *raft.AppendEntriesRequest) (wireReply, erro
 		t.growing.Lock()
 		defer t.growing.Unlock()
 	}
+	if a.PrevLogEntry > 0 && t.host.begins(a.PrevLogEntry, a.PrevLogTerm) {
+		// Raft compares with the last entry it remembers, also after it has
+		// installed a snapshot in the place of a log that ended otherwise, and
+		// would refuse the leader for ever. It skips the question for 0.
+		a.PrevLogEntry, a.PrevLogTerm = 0, 0
+	}
 	return t.dispatch(a, nil)
 }
 
 // holds reports whether this server has everything that is committed up to the entry at index, which has that term:
 // it has applied it, or has the entry in its log.
 func (s *Store) holds(index, term uint64) bool {
-	var l raft.Log
-	return index <= s.raft.AppliedIndex() || s.logs.GetLog(index, &l) == nil && l.Term == term
+	return index <= s.raft.AppliedIndex() || s.logs.has(index, term)
 }

@@ -18,6 +18,9 @@ type logStore struct {
 	term    uint64        // of the entry stored last
 	begin   uint64        // index of the first entry stored in a row with that term
 	grown   chan struct{} // closed when entries are stored; nil while nobody looks
+
+	covered uint64 // index of the newest snapshot; guarded by writing
+	stale   bool   // the entries are what a snapshot has overtaken: see DeleteRange
 }
 
 var (
@@ -63,6 +66,13 @@ func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 	return nil
 }
 
+// has says whether the entry at index is here and of term.
+func (s *logStore) has(index, term uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return !s.stale && len(s.entries) > 0 && index >= s.first && index <= s.last() && s.entries[index-s.first].Term == term
+}
+
 // StoreLog stores one entry.
 func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
 
@@ -73,8 +83,14 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if s.stale {
+		return fmt.Errorf("raftstore: log index %d behind entries that a snapshot has overtaken", logs[0].Index)
+	}
 	next := s.last() + 1
-	if len(s.entries) == 0 {
+	switch {
+	case len(s.entries) == 0 && s.covered > 0:
+		next = s.covered + 1
+	case len(s.entries) == 0:
 		next = logs[0].Index
 	}
 	recs := make([]Record, len(logs))
@@ -121,6 +137,9 @@ func logRecord(l *raft.Log) Record {
 
 // recordsAfter is the log behind index as the archive writes it; it needs writing.
 func (s *logStore) recordsAfter(index uint64) []Record {
+	if s.stale {
+		return nil
+	}
 	var recs []Record
 	for i := range s.entries {
 		if l := &s.entries[i]; l.Index > index {
@@ -157,6 +176,15 @@ func (s *logStore) lastApplicable(index uint64) uint64 {
 
 // DeleteRange drops entries from one end of the log: the front when raft
 // compacts it, the back when a new leader overwrites it.
+//
+// Once it has installed a leader's snapshot raft drops everything, and goes on
+// believing in the last entry it had. Where that lies behind the snapshot, the
+// entries in between are of another history, since the snapshot would have been
+// held otherwise. They stay in memory, and only there, for raft to find that
+// they are of another term and to drop them itself: an entry that it believes in
+// and does not find makes it refuse the leader for ever. Nothing can be appended
+// to them, and their server cannot be elected with them: a majority has an entry
+// of a later term, by which what the snapshot holds was committed.
 func (s *logStore) DeleteRange(lo, hi uint64) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
@@ -171,11 +199,18 @@ func (s *logStore) DeleteRange(lo, hi uint64) error {
 	if lo != s.first && hi != last {
 		return fmt.Errorf("raftstore: deleting %d to %d would leave a gap in %d to %d", lo, hi, s.first, last)
 	}
-	if err := s.journal.write(Record{Kind: RecordDelete, Index: lo, End: hi}); err != nil {
-		return err
+	if !s.stale { // otherwise the archive does not have them any more
+		if err := s.journal.write(Record{Kind: RecordDelete, Index: lo, End: hi}); err != nil {
+			return err
+		}
+	}
+	overtaken := lo <= s.covered && hi > s.covered
+	if overtaken {
+		hi = s.covered
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.stale = overtaken || s.stale && lo > s.first
 	if lo == s.first {
 		// A copy, so that the dropped front can be collected.
 		s.entries = append([]raft.Log(nil), s.entries[hi-s.first+1:]...)

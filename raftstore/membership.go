@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -20,6 +21,11 @@ func (s *Store) MembersChanged() <-chan struct{} {
 	return changed
 }
 
+const (
+	opAddVoter = "add voter"
+	opRemove   = "remove"
+)
+
 // AddNonvoter adds a server that receives the log and does not count. The
 // change is refused unless the configuration at prevIndex is still the latest;
 // a prevIndex of 0 is refused. It returns the index of the new configuration,
@@ -31,16 +37,18 @@ func (s *Store) AddNonvoter(ctx context.Context, id ServerID, addr string, prevI
 }
 
 // AddVoter adds a voter, or gives a nonvoter its vote; rules as for AddNonvoter.
+// Unless a majority of the voters with it answers at once it is refused with ErrNoQuorum.
 func (s *Store) AddVoter(ctx context.Context, id ServerID, addr string, prevIndex uint64) (uint64, error) {
-	return s.change(ctx, "add voter", id, addr, prevIndex, func() raft.IndexFuture {
+	return s.change(ctx, opAddVoter, id, addr, prevIndex, func() raft.IndexFuture {
 		return s.raft.AddVoter(id.raftID(), raftAddress(id, addr), prevIndex, wait(ctx))
 	})
 }
 
 // Remove takes a server out of the configuration, for ever: its identity can
-// never be added again. Rules as for AddNonvoter.
+// never be added again. Rules as for AddNonvoter. A voter is not removed unless a
+// majority of the voters that would be left answers at once: ErrNoQuorum.
 func (s *Store) Remove(ctx context.Context, id ServerID, prevIndex uint64) (uint64, error) {
-	return s.change(ctx, "remove", id, "removed", prevIndex, func() raft.IndexFuture {
+	return s.change(ctx, opRemove, id, "removed", prevIndex, func() raft.IndexFuture {
 		return s.raft.RemoveServer(id.raftID(), prevIndex, wait(ctx))
 	})
 }
@@ -54,13 +62,16 @@ func (s *Store) change(ctx context.Context, op string, id ServerID, addr string,
 		return fail(fmt.Errorf("%w: an address has 1 to %d bytes", ErrPeer, MaxAddress))
 	case prevIndex == 0:
 		return fail(fmt.Errorf("%w: a change needs the index of the configuration it is based on", ErrPeer))
-	case op != "remove" && s.trans.members.removed(id):
+	case op != opRemove && s.trans.members.removed(id):
 		return fail(fmt.Errorf("%w: the server was removed before and its identity cannot return", ErrPeer))
 	}
-	if list, _ := s.Members(); op != "remove" && len(list) >= MaxServers {
+	if list, _ := s.Members(); op != opRemove && len(list) >= MaxServers {
 		return fail(fmt.Errorf("%w: the configuration has %d servers already", ErrPeer, MaxServers))
 	}
 	if err := s.servable(ctx); err != nil {
+		return fail(err)
+	}
+	if err := s.wouldHaveMajority(ctx, op, id); err != nil {
 		return fail(err)
 	}
 	f := do()
@@ -77,4 +88,34 @@ func (s *Store) TransferLeadership(ctx context.Context) error {
 		return err
 	}
 	return s.await(ctx, s.raft.LeadershipTransfer())
+}
+
+// wouldHaveMajority refuses a change of the voters unless a majority of those
+// there would be have just answered this leader. A configuration is in force
+// once it is appended, and to be committed it needs that majority: without it
+// the cluster would be stuck for good, also where only one voter of three is
+// down and the leader removes the older boot of its own slot.
+func (s *Store) wouldHaveMajority(ctx context.Context, op string, id ServerID) error {
+	next, moved := raft.Configuration{}, op == opAddVoter
+	for _, m := range s.configuration().Servers {
+		switch {
+		case m.ID != id.raftID():
+			next.Servers = append(next.Servers, m)
+		case op == opRemove && m.Suffrage == raft.Voter:
+			moved = true
+		}
+	}
+	if !moved {
+		return nil
+	}
+	if op == opAddVoter {
+		next.Servers = append(next.Servers, raft.Server{ID: id.raftID(), Suffrage: raft.Voter})
+	}
+	term, ok := s.leading()
+	if !ok {
+		return s.translate(raft.ErrNotLeader)
+	}
+	limit := time.NewTimer(min(s.cfg.Timeouts.RPC, wait(ctx)))
+	defer limit.Stop()
+	return s.heardFrom(term, limit.C, func() raft.Configuration { return next })
 }

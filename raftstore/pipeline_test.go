@@ -92,10 +92,11 @@ func TestPipelinedAnswersOfOlderRequestsDoNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		x := openPiped(t)
 		conf := raft.Configuration{Servers: []raft.Server{{ID: x.tr.self.raftID()}, {ID: x.peer.raftID()}, {ID: "third"}}}
-		counted := func() bool { return x.tr.acks.majority(conf, x.tr.self.raftID()) }
+		var round *ackRound
+		counted := func() bool { return round.majority(conf, x.tr.self.raftID()) }
 		x.send(3, 1)
 		x.send(4, 1)
-		x.tr.acks.begin(5)
+		round = x.tr.acks.begin(5)
 		for i := range 2 {
 			x.answer(frameReply, &wireReply{Term: 5, LastLog: 5, OK: true})
 			if f := x.delivered(); f == nil || !f.Response().Success || f.Request().PrevLogEntry != uint64(3+i) {

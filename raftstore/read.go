@@ -3,6 +3,7 @@ package raftstore
 import (
 	"context"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -169,16 +170,9 @@ func (s *Store) proveLeadership(r *round) error {
 	if index == 0 { // compacted, so applied here; for others it needs its number
 		index = s.AppliedIndex()
 	}
-	self, start := s.cfg.ID.raftID(), s.configuration()
-	s.trans.acks.begin(term)
-	defer s.trans.acks.end()
-	if !s.trans.acks.majority(start, self) {
-		s.raft.VerifyLeader() // sends heartbeats now; what it answers is not used
-	}
-	for !s.trans.acks.majority(start, self) || !s.trans.acks.majority(s.configuration(), self) {
-		if err := pauseOn(s, term, s.trans.acks.news, limit.C); err != nil {
-			return err
-		}
+	start := s.configuration()
+	if err := s.heardFrom(term, limit.C, func() raft.Configuration { return start }, s.configuration); err != nil {
+		return err
 	}
 	// Our own vote: it has gone to nobody of a later term yet.
 	if !s.stillLeads(term) {
@@ -192,6 +186,31 @@ func (s *Store) proveLeadership(r *round) error {
 func (s *Store) configuration() raft.Configuration {
 	f := s.raft.GetConfiguration() // answered from memory, without the main loop
 	return f.Configuration()
+}
+
+// heardFrom waits until a majority of the voters of every one of the
+// configurations has answered requests of term that were sent after this call.
+func (s *Store) heardFrom(term uint64, limit <-chan time.Time, configurations ...func() raft.Configuration) error {
+	self, count := s.cfg.ID.raftID(), s.trans.acks.begin(term)
+	defer count.end()
+	missing := func() bool {
+		return slices.ContainsFunc(configurations, func(c func() raft.Configuration) bool { return !count.majority(c(), self) })
+	}
+	if missing() {
+		s.raft.VerifyLeader() // sends heartbeats now; what it answers is not used
+	}
+	for missing() {
+		if err := pauseOn(s, term, count.news, limit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begins says whether the log goes on from an applied snapshot whose last entry
+// is the one at index of term.
+func (s *Store) begins(index, term uint64) bool {
+	return s.snaps.endsWith(index, term) && s.raft.AppliedIndex() >= index
 }
 
 // awaitCommitIn waits until an entry of term is committed: raft appends one as

@@ -319,7 +319,7 @@ func TestAcks(t *testing.T) {
 	} {
 		a := newAcks()
 		before := a.sent()
-		a.begin(7)
+		r := a.begin(7)
 		for _, k := range c.acks {
 			stamp := a.sent()
 			if k.old {
@@ -327,12 +327,11 @@ func TestAcks(t *testing.T) {
 			}
 			a.note(id(k.peer), k.term, stamp)
 		}
-		if got := a.majority(c.conf, id('a')); got != c.want {
+		if got := r.majority(c.conf, id('a')); got != c.want {
 			t.Errorf("%s: majority %v", name, got)
 		}
-		a.end()
-		a.begin(7)
-		if len(a.from) != 0 {
+		r.end()
+		if next := a.begin(7); len(next.from) != 0 || len(a.rounds) != 1 {
 			t.Errorf("%s: a round begins with the answers of the last", name)
 		}
 	}
