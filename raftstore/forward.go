@@ -119,6 +119,7 @@ func (f *forwarder) submit(ctx context.Context, entry []byte) (uint64, any, erro
 		return 0, nil, err
 	}
 	defer f.give(p)
+	start := time.Now()
 	select {
 	case <-p.done:
 	case <-ctx.Done():
@@ -133,6 +134,7 @@ func (f *forwarder) submit(ctx context.Context, entry []byte) (uint64, any, erro
 	if err != nil {
 		return 0, nil, err
 	}
+	f.s.metrics.submits.Observe(time.Since(start).Seconds())
 	return p.index, result, nil
 }
 

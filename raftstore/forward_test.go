@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -258,13 +259,15 @@ func (d scriptedDialer) Dial(ctx context.Context, _ ServerID, _ string) (net.Con
 
 // play starts a follower of a scripted leader of term 5, with the entries
 // "one" at index 2 and "two" at index 3 applied.
-func play(t *testing.T) *scripted {
+func play(t *testing.T) *scripted { return playLogged(t, testLogger()) }
+
+func playLogged(t *testing.T, log *slog.Logger) *scripted {
 	s := &scripted{t: t, boss: ServerID{7}, conns: make(chan net.Conn, 16),
 		testNode: &testNode{id: ServerID{8}, addr: "victim:1", machine: &listMachine{}, archive: &memArchive{}, key: testKey(t)}}
 	patient := Timeouts{Heartbeat: time.Hour, Election: time.Hour, Lease: time.Hour}
 	var err error
 	s.Store, err = Open(Config{ID: s.id, Address: s.addr, ClusterID: [32]byte{1}, Epoch: 1, Machine: s.machine, Timeouts: patient,
-		Dialer: scriptedDialer(s.conns), Archive: s.archive, ArchiveKey: s.key, Logger: testLogger()})
+		Dialer: scriptedDialer(s.conns), Archive: s.archive, ArchiveKey: s.key, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,14 +28,20 @@ const repeatEvery = 10 * time.Second
 
 type onceIn struct {
 	mu   sync.Mutex
-	last map[string]time.Time // by message; raft has a few dozen
+	last map[string]time.Time // by message, of which raft has a few dozen, or by peer
 }
+
+// maxRemembered bounds last; beyond it everything is news again.
+const maxRemembered = 1024
 
 func (o *onceIn) again(msg string, now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if now.Sub(o.last[msg]) < repeatEvery {
 		return true
+	}
+	if len(o.last) >= maxRemembered {
+		clear(o.last)
 	}
 	o.last[msg] = now
 	return false

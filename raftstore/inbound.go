@@ -2,9 +2,11 @@ package raftstore
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"time"
 
@@ -82,7 +84,11 @@ func (t *transport) forget(conn net.Conn, peer ServerID) {
 
 func (t *transport) refuse(peer ServerID, err error) {
 	t.refused.Add(1)
-	t.log.Warn("refused a raft peer", "peer", peer.short(), "reason", err)
+	level := slog.LevelWarn
+	if t.warned.again(peer.short(), time.Now()) { // it may try again as often as it likes
+		level = slog.LevelDebug
+	}
+	t.log.Log(context.Background(), level, "refused a raft peer", "peer", peer.short(), "reason", err)
 }
 
 // answer handles one request and reports whether the connection may go on.

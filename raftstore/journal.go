@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 	"golang.org/x/crypto/chacha20poly1305"
@@ -152,8 +154,9 @@ type journal struct {
 	archive Archive
 	fence   *fence
 	relaxed bool
-	records uint64
-	bytes   uint64
+	took    func(time.Duration) // is told how long each write took; may be nil
+
+	records, bytes atomic.Uint64 // written; read without mu, behind which the disk may be
 }
 
 func (j *journal) fail(op string, err error) error {
@@ -169,12 +172,17 @@ func (j *journal) write(recs ...Record) error {
 	if err := j.fence.check(); err != nil {
 		return err
 	}
+	start := time.Now()
 	for i := range recs {
 		if err := j.appendRecord(&recs[i], j.seal.associated()); err != nil {
 			return err
 		}
 	}
-	return j.sync(j.relaxed)
+	err := j.sync(j.relaxed)
+	if j.took != nil {
+		j.took(time.Since(start))
+	}
+	return err
 }
 
 // appendRecord needs mu.
@@ -188,8 +196,8 @@ func (j *journal) appendRecord(r *Record, associated []byte) error {
 	if err := j.archive.Append(sealed); err != nil {
 		return j.fail("append", err)
 	}
-	j.records++
-	j.bytes += uint64(len(sealed))
+	j.records.Add(1)
+	j.bytes.Add(uint64(len(sealed)))
 	return nil
 }
 
@@ -246,11 +254,7 @@ func (j *journal) close() error {
 	return errors.Join(j.archive.Sync(), j.archive.Close())
 }
 
-func (j *journal) totals() (records, bytes uint64) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.records, j.bytes
-}
+func (j *journal) totals() (records, bytes uint64) { return j.records.Load(), j.bytes.Load() }
 
 // ErrRecord says that a sealed record is not the next one of its chain.
 var ErrRecord = errors.New("raftstore: the record is not the next of this chain: changed, reordered, missing or of another server")

@@ -26,6 +26,9 @@ func (t *transport) installSnapshot(req *raft.InstallSnapshotRequest, data []byt
 	// is one; where that leader is gone it then refuses everybody else's pre-vote
 	// for ever. A heartbeat of the same leader and term makes it a follower.
 	t.dispatch(&raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: req.Term, Leader: req.Leader}, nil)
+	if err == nil && rep.OK {
+		t.snapshotsIn.Add(1)
+	}
 	return rep, err
 }
 

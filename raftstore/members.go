@@ -1,6 +1,8 @@
 package raftstore
 
 import (
+	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/hashicorp/raft"
@@ -25,6 +27,7 @@ type members struct {
 	seen    map[ServerID]bool // true while in the configuration
 	changed chan struct{}     // closed and replaced at every update
 	onGone  func(ServerID)    // drops the connections of a removed server
+	log     *slog.Logger      // nil: nothing is logged
 }
 
 func newMembers(onGone func(ServerID)) *members {
@@ -32,19 +35,43 @@ func newMembers(onGone func(ServerID)) *members {
 }
 
 func (m *members) update(index uint64, c raft.Configuration) {
-	gone := m.replace(index, c)
+	list, gone := m.replace(index, c)
 	for _, id := range gone {
 		m.onGone(id)
 	}
+	if m.log != nil && list != nil {
+		m.log.Info("the configuration has changed", "index", index, "members", describe(list), "gone", describeIDs(gone))
+	}
+}
+
+// describe names members for the log: v for a voter, n for a nonvoter.
+func describe(list []Member) []string {
+	var out []string
+	for _, m := range list {
+		kind := "n:"
+		if m.Voter {
+			kind = "v:"
+		}
+		out = append(out, kind+m.ID.short())
+	}
+	return out
+}
+
+func describeIDs(list []ServerID) []string {
+	var out []string
+	for _, id := range list {
+		out = append(out, id.short())
+	}
+	return out
 }
 
 // replace ignores an older configuration: a snapshot may be finished after its
 // configuration has been superseded.
-func (m *members) replace(index uint64, c raft.Configuration) (gone []ServerID) {
+func (m *members) replace(index uint64, c raft.Configuration) (list []Member, gone []ServerID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if index <= m.index {
-		return nil
+		return nil, nil
 	}
 	m.index, m.current = index, nil
 	now := map[ServerID]bool{}
@@ -67,7 +94,7 @@ func (m *members) replace(index uint64, c raft.Configuration) (gone []ServerID) 
 	}
 	close(m.changed)
 	m.changed = make(chan struct{})
-	return gone
+	return slices.Clone(m.current), gone
 }
 
 func (m *members) removed(id ServerID) bool {

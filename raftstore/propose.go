@@ -42,6 +42,8 @@ func checkEntrySize(entry []byte) error {
 // this package's.
 func (s *Store) commit(ctx context.Context, entry []byte) (uint64, any, error) {
 	start := time.Now()
+	s.metrics.proposing.Inc()
+	defer s.metrics.proposing.Dec()
 	f := s.raft.Apply(bytes.Clone(entry), wait(ctx))
 	if err := s.awaitRaft(ctx, f); err != nil {
 		return 0, nil, err

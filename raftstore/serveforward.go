@@ -149,7 +149,7 @@ func (s *Store) proposeFor(peer ServerID, entries [][]byte, fr *forwarded) error
 	if !s.hasMember(peer) {
 		return fmt.Errorf("%w: server %s is not in the configuration", ErrPeer, peer.short())
 	}
-	s.metrics.takenForwards(len(entries))
+	s.metrics.taken.Add(float64(len(entries)))
 	var all sync.WaitGroup
 	for i, e := range entries {
 		all.Go(func() { fr.outcomes[i] = s.proposeOne(e) })
@@ -184,6 +184,8 @@ func (s *Store) hasMember(id ServerID) bool {
 
 func (s *Store) proposeOne(entry []byte) wireOutcome {
 	start := time.Now()
+	s.metrics.proposing.Inc()
+	defer s.metrics.proposing.Dec()
 	f := s.raft.Apply(entry, enqueueTimeout)
 	switch err := f.Error(); {
 	case err == nil:

@@ -112,6 +112,9 @@ func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	s.reads.prove, s.asks.prove = s.proveLeadership, s.askLeader
 	s.forwards, s.leaders, s.hints.s = newForwarder(s), newLeaderWatch(), s
 	s.trans.host = s
+	s.metrics = newMetrics(s, cfg.Registerer)
+	s.trans.batches = func(n int) { s.metrics.batches.Observe(float64(n)) }
+	s.journal.took = func(d time.Duration) { s.metrics.archived.Observe(d.Seconds()) }
 	s.stable = &stableStore{journal: s.journal, fence: s.fence}
 	s.snaps = &snapshotStore{journal: s.journal, members: s.trans.members, logs: s.logs, stable: s.stable, warn: log.Warn}
 	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, s.snaps, between(s.trans))
@@ -123,7 +126,7 @@ func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	s.trans.leader.Store(&leader)
 	s.watchState()
 	s.watchLeader()
-	s.metrics = newMetrics(s, cfg.Registerer)
+	s.metrics.register()
 	go s.guard()
 	go (&warmer{t: s.trans}).run()
 	return s, nil

@@ -37,11 +37,14 @@ type transport struct {
 	acks     *acks
 	matched  matched
 	pipes    pipes
-	batches  atomic.Pointer[func(n int)] // is told how many entries each request carries
-	leader   atomic.Pointer[func() raft.ServerID]
-	host     host // what peers ask of this server beside raft; set before anybody is served
-	refused  atomic.Uint64
-	growing  diskLock // held while raft takes entries or a snapshot
+	batches  func(n int) // is told how many entries each request carries; may be nil
+	warned   onceIn
+
+	snapshotsOut, snapshotsIn atomic.Uint64
+	leader                    atomic.Pointer[func() raft.ServerID]
+	host                      host // what peers ask of this server beside raft; set before anybody is served
+	refused                   atomic.Uint64
+	growing                   diskLock // held while raft takes entries or a snapshot
 
 	ctx    context.Context // ends when the transport closes
 	cancel context.CancelFunc
@@ -83,8 +86,9 @@ func newTransport(self ServerID, addr string, d Dialer, t Timeouts, f *fence, lo
 	tr := &transport{self: self, addr: raftAddress(self, addr), dialer: d, timeouts: t, fence: f, log: log,
 		consumer: make(chan raft.RPC), acks: newAcks(), ctx: ctx, cancel: cancel,
 		idle: map[ServerID][]*peerConn{}, open: map[ServerID]map[*peerConn]bool{}, inbound: map[ServerID]map[net.Conn]bool{},
-		streams: map[ServerID]net.Conn{}}
+		streams: map[ServerID]net.Conn{}, warned: onceIn{last: map[string]time.Time{}}}
 	tr.members = newMembers(tr.drop)
+	tr.members.log = log
 	return tr
 }
 
@@ -185,6 +189,7 @@ func (t *transport) InstallSnapshot(id raft.ServerID, target raft.ServerAddress,
 		return err
 	}
 	if rep.OK && rep.Term == args.Term {
+		t.snapshotsOut.Add(1)
 		t.matched.note(peer, args.Term, args.LastLogIndex)
 	}
 	*resp = raft.InstallSnapshotResponse{Term: rep.Term, Success: rep.OK}
@@ -366,8 +371,8 @@ func (t *transport) put(c *peerConn) {
 }
 
 func (t *transport) sentEntries(n int) {
-	if f := t.batches.Load(); f != nil && n > 0 {
-		(*f)(n)
+	if t.batches != nil && n > 0 {
+		t.batches(n)
 	}
 }
 
