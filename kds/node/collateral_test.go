@@ -211,7 +211,7 @@ func TestAdmissionIsBoundToItsCollateral(t *testing.T) {
 	}
 }
 
-func mustQuote(t *testing.T, e *sim.Enclave) []byte {
+func mustQuote(t testing.TB, e *sim.Enclave) []byte {
 	t.Helper()
 	q, err := e.Quote(t.Context(), [64]byte{})
 	if err != nil {

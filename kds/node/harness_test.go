@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 
 // site is one simulated world with the operator of one cluster in it.
 type site struct {
-	t         *testing.T
+	t         testing.TB
 	world     *sim.World
 	operator  ed25519.PrivateKey
 	policy    []string
@@ -60,7 +60,7 @@ type running struct {
 	stop context.CancelFunc
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	sites <- struct{}{}
 	t.Cleanup(func() { <-sites }) // after the nodes, whose cleanups come later
 	seed := [32]byte{1}
@@ -249,7 +249,7 @@ func (s *site) leader() *running {
 }
 
 // poll is for what has no channel to wait on.
-func poll(t *testing.T, what string, f func() bool) {
+func poll(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

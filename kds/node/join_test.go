@@ -14,7 +14,7 @@ import (
 )
 
 // dialJoin opens join/1 to a member as an attested node that may then misbehave.
-func dialJoin(t *testing.T, n *Node, member *running) *ratls.Conn {
+func dialJoin(t testing.TB, n *Node, member *running) *ratls.Conn {
 	t.Helper()
 	raw, err := net.Dial("tcp", member.PeerAddr())
 	if err != nil {
