@@ -387,6 +387,11 @@ func TestLevels(t *testing.T) {
 	if !bytes.Equal(before, snap(t, m)) {
 		t.Error("halting changed the state")
 	}
+	p := recovery(t, later) // by a build of before, or one that pretends
+	back := NewAt(Level + 1)
+	if err, _ := p.open(back, MaxPart).(error); !errors.Is(err, ErrRecovery) {
+		t.Errorf("a recovery lowers the level: %v", err)
+	}
 	if err := New().Restore(bytes.NewReader(snap(t, later))); !errors.Is(err, ErrSnapshot) || !errors.Is(err, ErrKind) {
 		t.Errorf("a snapshot of a later level: %v", err)
 	}

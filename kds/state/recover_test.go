@@ -76,6 +76,11 @@ func lived(t testing.TB) *Machine {
 	g := genesisOf(t, board)
 	g.RecoveryKey = []byte("public half")
 	m := run(t, g, put(1), admit(), joining("b", 2, 2), joining("c", 3, 3), release(1), release(1))
+	next := joining("b", 5, 2)
+	next.Incarnation = 2
+	if err, bad := m.Apply(m.View().Applied+1, encode(t, next)).(error); bad {
+		t.Fatal(err)
+	}
 	for _, b := range []api.AdminBody{
 		&api.RemoveSlot{Slot: "c"}, &api.Ticket{Slot: "d", ServerID: [32]byte{4}, PlatformID: [32]byte{4}},
 		&api.NodePolicyChange{Parent: 1, Constraints: []string{"C:bb"}},
@@ -188,6 +193,10 @@ func TestRecoveryOfARecovery(t *testing.T) {
 	third := New()
 	p = recovery(t, second)
 	p.statement.Enclave = [32]byte{0xef}
+	p.statement.Generation = 2 // whose root other enclaves have, or had
+	if err, _ := p.open(third, MaxPart).(error); !errors.Is(err, ErrRecovery) {
+		t.Errorf("a generation that exists: %v", err)
+	}
 	p.statement.Epoch, p.statement.Generation = 7, 4 // numbers that were signed and never opened, or lost
 	if got := p.open(third, MaxPart); got != (Recovered{first.View().ClusterID, 7, 4}) {
 		t.Fatal(got)
@@ -235,9 +244,26 @@ func TestRecoveryAttacks(t *testing.T) {
 	}
 
 	atTheEnd := map[string]func(*plan){
-		"another state":            func(p *plan) { p.snapshot = snap(t, rolledBack) },
-		"a flipped bit":            func(p *plan) { p.snapshot = bytes.Clone(p.snapshot); p.snapshot[len(p.snapshot)/2] ^= 1 },
-		"another cluster's state":  func(p *plan) { p.snapshot = snap(t, other); rehash(p) },
+		"another state": func(p *plan) { p.snapshot = snap(t, rolledBack) },
+		"a state that fits but for its hash": func(p *plan) {
+			var s snapshot
+			if err := api.UnmarshalCanonical(p.snapshot, MaxState, &s); err != nil {
+				t.Fatal(err)
+			}
+			s.Members[0].RaftAddr = "h:9"
+			raw, err := api.MarshalCanonical(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.snapshot = raw
+		},
+		"a former boot recovers":  func(p *plan) { p.statement.Enclave = [32]byte{2} },
+		"a flipped bit":           func(p *plan) { p.snapshot = bytes.Clone(p.snapshot); p.snapshot[len(p.snapshot)/2] ^= 1 },
+		"another cluster's state": func(p *plan) { p.snapshot = snap(t, other); rehash(p) },
+		"another cluster's, in all that it says": func(p *plan) {
+			alien := recovery(t, other)
+			p.snapshot, p.statement.Source, p.statement.Old = alien.snapshot, alien.statement.Source, alien.statement.Old
+		},
 		"an empty state":           func(p *plan) { p.snapshot = snap(t, New()); rehash(p) },
 		"a half recovered state":   func(p *plan) { p.snapshot = snap(t, begun); rehash(p) },
 		"no state":                 func(p *plan) { p.snapshot = []byte("rubbish"); rehash(p) },
