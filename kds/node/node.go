@@ -28,6 +28,7 @@ var (
 	ErrRemoved = errors.New("node: the operators have removed this slot; this boot is no member any more")
 	// ErrExpelled says that the node policy no longer accepts the code of this node.
 	ErrExpelled = errors.New("node: the node policy no longer accepts this code; start a build that it names, in the same slot")
+	errStopping = errors.New("not ready: the node is stopping")
 	// ErrNotReady is what readiness says until this boot is a voter.
 	ErrNotReady = errors.New("not ready: this boot is not a voter yet")
 )
@@ -80,6 +81,8 @@ type Node struct {
 	epochEnded chan struct{} // closed when the operators' stop has been applied here
 	endOnce    sync.Once
 	level      uint64        // highest feature level of this build
+	draining   chan struct{} // closed when the API takes no more requests
+	drained    chan struct{} // closed when the last one has been answered
 	finished   chan struct{} // closed when Run has torn everything down
 	admitSem   chan struct{} // one admission at a time
 	replaced   chan struct{} // closed when the state gives our slot to another boot, or takes it away
@@ -110,7 +113,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, registry: cfg.Registry, verifier: verifier, machine: state.New(),
-		ready: make(chan struct{}), finished: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{}), epochEnded: make(chan struct{}), level: state.Level,
+		ready: make(chan struct{}), finished: make(chan struct{}), draining: make(chan struct{}), drained: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{}), epochEnded: make(chan struct{}), level: state.Level,
 		channels: newChannels(), newSets: make(chan struct{}, 1), reconcileNow: make(chan struct{}, 1), started: time.Now(), tune: defaultTuning, openStore: raftstore.Open}
 	if n.cfg.Clock == nil {
 		n.cfg.Clock = time.Now
@@ -242,6 +245,8 @@ func (n *Node) Run(ctx context.Context) error {
 	n.watch(ctx)
 	if ctx.Err() != nil && n.ctx.Err() == nil {
 		n.handOver()
+		n.drain()
+		n.handOver() // leadership may have come back meanwhile
 		n.cancel(nil)
 	}
 	return n.reason(nil)
@@ -308,6 +313,16 @@ func (n *Node) handOver() {
 	defer cancel()
 	if err := s.TransferLeadership(ctx); err != nil {
 		n.log.Info("leadership was not handed over", "reason", err)
+	}
+}
+
+// drain lets the requests in progress finish while replication goes on: one
+// that was sent on to the leader waits until it is applied here.
+func (n *Node) drain() {
+	close(n.draining)
+	select {
+	case <-n.drained:
+	case <-n.ctx.Done():
 	}
 }
 

@@ -108,7 +108,7 @@ func (n *Node) due(view state.View, members []raftstore.Member) []leaver {
 	var due []leaver
 	for _, m := range members {
 		switch place := placeOf(view, m.ID); {
-		case len(view.Members) == 0: // before the first admission of an epoch
+		case len(members) == 1: // the boot that opens an epoch may not have been admitted yet
 		case place == noPlace:
 			due = append(due, leaver{m, "the operators have removed its slot", true})
 		case place == hasSlot && n.foreign(m.ID):

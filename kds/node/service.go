@@ -87,7 +87,7 @@ func (n *Node) serveAPI() error {
 			return v, asRefusal(err)
 		},
 	})
-	n.serveHTTP("api", httpapi.Server(handler, n.log), l)
+	n.serveHTTP("api", httpapi.Server(handler, n.log), l, n.draining, n.drained)
 	return nil
 }
 
@@ -129,7 +129,7 @@ func (n *Node) serveAdmin() {
 	if n.adminLn == nil {
 		return
 	}
-	n.serveHTTP("admin", httpapi.Server(httpapi.Admin(n.readiness, n.registry, n.log), n.log), n.adminLn)
+	n.serveHTTP("admin", httpapi.Server(httpapi.Admin(n.readiness, n.registry, n.log), n.log), n.adminLn, nil, nil)
 }
 
 // readiness is nil while this boot is a voter of a cluster with a leader, of a
@@ -139,6 +139,11 @@ func (n *Node) readiness(context.Context) error {
 	case <-n.ready:
 	default:
 		return ErrNotReady
+	}
+	select {
+	case <-n.draining:
+		return errStopping
+	default:
 	}
 	if why := n.leaver(); why != nil {
 		return why
@@ -167,17 +172,24 @@ func (n *Node) readiness(context.Context) error {
 	return ErrNotReady
 }
 
-// serveHTTP runs a server until the node stops; then requests in progress get
-// stopGrace, or nothing after a Close.
-func (n *Node) serveHTTP(what string, srv *http.Server, l net.Listener) {
+// serveHTTP runs a server until the node stops, or until drain is closed; then
+// requests in progress get stopGrace, or nothing after a Close. At the end it
+// closes done, if there is one.
+func (n *Node) serveHTTP(what string, srv *http.Server, l net.Listener, drain <-chan struct{}, done chan<- struct{}) {
 	n.web.Go(func() {
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			n.ended(what, err)
 		}
 	})
 	n.web.Go(func() {
-		<-n.ctx.Done()
-		if errors.Is(context.Cause(n.ctx), context.Canceled) {
+		if done != nil {
+			defer close(done)
+		}
+		select {
+		case <-n.ctx.Done():
+		case <-drain:
+		}
+		if cause := context.Cause(n.ctx); cause == nil || errors.Is(cause, context.Canceled) {
 			ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 			defer cancel()
 			if srv.Shutdown(ctx) == nil {
