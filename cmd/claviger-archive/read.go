@@ -83,7 +83,7 @@ func isolated(ctx context.Context, idle time.Duration, name string, args ...stri
 		}
 		if late.Load() {
 			err = fmt.Errorf("the process that reads the database has found no record for %s", idle)
-		} else if exit != nil {
+		} else if err == nil && exit != nil || errors.Is(err, io.ErrUnexpectedEOF) {
 			err = fmt.Errorf("the process that reads the database ended: %w: %s", exit, said.line())
 		}
 		if err != nil {

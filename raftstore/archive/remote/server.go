@@ -226,59 +226,68 @@ func (s *Server) writing(name Name) bool {
 
 // keep writes one archive until its client closes it or is gone.
 func (s *Server) keep(conn net.Conn, r io.Reader, name Name, log *slog.Logger) error {
+	held, closed, err := s.receive(conn, r, name, log)
+	if err != nil {
+		return err
+	}
+	if !closed {
+		log.Info("the client is gone", "records", held)
+		return nil
+	}
+	log.Info("the archive is closed", "records", held)
+	return write(conn, appendCount(nil, frameDone, held)) // now that it can be read
+}
+
+func (s *Server) receive(conn net.Conn, r io.Reader, name Name, log *slog.Logger) (held uint64, closed bool, err error) {
 	if !s.take(name) {
-		return ErrExists
+		return 0, false, ErrExists
 	}
 	defer s.release(name)
 	archive, err := s.backend.Create(name)
 	if err != nil {
-		return err
+		return 0, false, err
 	}
 	log.Info("a new archive")
 	if err := write(conn, appendCount(nil, frameDone, 0)); err != nil {
-		return errors.Join(err, archive.Close())
+		return 0, false, errors.Join(err, archive.Close())
 	}
-	if err = s.follow(conn, r, archive, log); err == nil {
+	if held, closed, err = s.follow(conn, r, archive, log); err == nil {
 		err = archive.Sync() // what a client appended and did not sync may be kept; it was never told that it is
 	}
-	return errors.Join(err, archive.Close())
+	return held, closed, errors.Join(err, archive.Close())
 }
 
-func (s *Server) follow(conn net.Conn, r io.Reader, archive raftstore.Archive, log *slog.Logger) error {
-	var held uint64
+// follow does what the client asks for until it asks for close, or is gone.
+func (s *Server) follow(conn net.Conn, r io.Reader, archive raftstore.Archive, log *slog.Logger) (held uint64, closed bool, err error) {
 	for {
 		t, payload, err := s.next(conn, r, 0, frameAppend, frameSync, frameCut, frameDrop, frameClose)
 		if errors.Is(err, io.EOF) {
-			log.Info("the client is gone", "records", held)
-			return nil
+			return held, false, nil
 		}
 		if err != nil {
-			return err
+			return held, false, err
 		}
 		if t == frameAppend {
 			if held, err = appendBatch(archive, payload, held); err != nil {
-				return err
+				return held, false, err
 			}
 			continue
 		}
 		if count(payload) != held {
-			return fmt.Errorf("%w: the client has sent %d records, %d are here", ErrProtocol, count(payload), held)
-		}
-		if err := s.do(archive, t, log); err != nil {
-			if _, kept := errors.AsType[*keptError](err); !kept {
-				return err
-			}
-			if err := write(conn, appendFrame(nil, frameFault, fault(err))); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := write(conn, appendCount(nil, frameDone, held)); err != nil {
-			return err
+			return held, false, fmt.Errorf("%w: the client has sent %d records, %d are here", ErrProtocol, count(payload), held)
 		}
 		if t == frameClose {
-			log.Info("the archive is closed", "records", held)
-			return nil
+			return held, true, nil
+		}
+		answer := appendCount(nil, frameDone, held)
+		if err := s.do(archive, t, log); err != nil {
+			if _, kept := errors.AsType[*keptError](err); !kept {
+				return held, false, err
+			}
+			answer = appendFrame(nil, frameFault, fault(err))
+		}
+		if err := write(conn, answer); err != nil {
+			return held, false, err
 		}
 	}
 }
@@ -299,7 +308,7 @@ func appendBatch(archive raftstore.Archive, batch []byte, held uint64) (uint64, 
 
 func (s *Server) do(archive raftstore.Archive, t frameType, log *slog.Logger) error {
 	switch t {
-	case frameSync, frameClose:
+	case frameSync:
 		return archive.Sync()
 	case frameCut:
 		return archive.Cut()
