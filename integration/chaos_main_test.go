@@ -139,7 +139,7 @@ func (r *laboratoryRun) all(ctx context.Context, isolated bool) (err error) {
 	}
 	switch {
 	case !isolated:
-		fmt.Println("chaos: plain: loopback addresses, nothing happens to packets and disks")
+		fmt.Println("chaos: loopback addresses, no namespaces: nothing happens to packets, and no disk is full")
 	case r.site.fabric.tc == "netem":
 		fmt.Println("chaos: each node in a network namespace, on a switch of ours; tc netem works too")
 	default:

@@ -84,7 +84,7 @@ func newFabric(isolated bool) (*fabric, error) {
 
 // place makes a place with a port of its own.
 func (f *fabric) place(port byte) (*place, error) {
-	p := &place{port: port, addr: fmt.Sprintf("127.77.0.%d", port), jobs: make(chan func())}
+	p := &place{port: port, addr: fmt.Sprintf("127.77.%d.%d", os.Getpid()%256, port), jobs: make(chan func())}
 	if f.isolated {
 		p.addr = fmt.Sprint(chaosNetwork, port)
 	}
