@@ -473,7 +473,9 @@ func (r *laboratoryRun) report(failed error) {
 	fmt.Printf("  requests: %d releases and %d reads answered, %d attempts with unknown outcome of which %d had happened, %d reads failed, %d intruders refused\n",
 		l.releases, l.reads, l.unknown, l.ghosts, l.failed, l.refused)
 	fmt.Printf("  histories checked by porcupine: %d, without a violation: %t\n", l.windows, failed == nil)
-	fmt.Printf("  longest time without a release: %.2f s (%s); clone alarms: %d; boots: %d\n", r.gaps.longest.Seconds(), r.gaps.worst, r.site.clones.Load(), r.site.boots)
+	fmt.Printf("  longest time without a release: %.2f s (%s); boots: %d\n", r.gaps.longest.Seconds(), r.gaps.worst, r.site.boots)
+	fmt.Printf("  clone alarms: %d; impostors refused at the door: %d times; stores that stopped over a full disk: %d\n",
+		r.site.clones.Load(), r.site.shown.Load(), r.site.filled.Load())
 	fmt.Printf("  start to ready: %s\n  healed to all ready: %s\n  all ready to first release: %s\n", spread(r.site.rejoins), spread(r.heals), spread(r.serves))
 	names := make([]string, 0, len(r.gaps.byKind))
 	for kind := range r.gaps.byKind {

@@ -35,6 +35,8 @@ type site struct {
 	broken   *complaints
 
 	clones  atomic.Int64 // alarms seen in logs
+	shown   atomic.Int64 // impostors shown the door, in logs of theirs
+	filled  atomic.Int64 // stores that stopped over a full disk
 	mu      sync.Mutex
 	rejoins []time.Duration // from start to ready
 	boots   int
@@ -310,6 +312,12 @@ func (b *boot) line(text string, log io.Writer) {
 		s.mu.Unlock()
 	case strings.Contains(text, "CLONE ALARM"):
 		s.clones.Add(1)
+	case b.seat.mustNotJoin.Load() && strings.Contains(text, "admission refused"):
+		s.shown.Add(1)
+	case strings.Contains(text, `msg="the store stops"`):
+		if s.filled.Add(1); !strings.Contains(text, syscall.ENOSPC.Error()) {
+			s.broken.add("boot %d of %s: %s", b.n, b.seat.name, text)
+		}
 	case strings.HasPrefix(text, "panic:"), strings.HasPrefix(text, "fatal error:"), strings.Contains(text, "DATA RACE"), strings.HasPrefix(text, "SIG"):
 		s.broken.add("boot %d of %s: %s", b.n, b.seat.name, text)
 	}
