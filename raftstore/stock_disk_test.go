@@ -436,7 +436,7 @@ func TestOursTruncatedArchive(t *testing.T) {
 		if slices.Equal(list, whole) {
 			t.Fatal("nothing was cut off")
 		}
-		outcome(t, "no running server reads one; recovery shows how far it goes, and operators refuse what is behind a receipt")
+		outcome(t, "no running server reads one; recovery shows how far it goes, and refuses what is behind a receipt or a checkpoint")
 	})
 }
 

@@ -28,9 +28,10 @@ type stockNet struct {
 	mu     sync.Mutex
 	nodes  []*stockNode
 	conns  map[net.Conn][2]*stockNode
-	rule   func(stockMessage) bool      // false: the message is lost; it may wait, which delays the message
-	held   map[*stockNode]chan struct{} // replies to it wait until the channel is closed
-	closed chan struct{}                // ends all waiting
+	rule   func(stockMessage) bool                   // false: the message is lost; it may wait, which delays the message
+	held   map[*stockNode]chan struct{}              // replies to it wait until the channel is closed
+	routes map[raft.ServerAddress]raft.ServerAddress // which address a connection to one really leads to
+	closed chan struct{}                             // ends all waiting
 }
 
 // stockMessage is a request on its way: one of raft's request types.
@@ -186,6 +187,13 @@ func (n *stockNet) rooms(rooms ...[]*stockNode) {
 	n.hangUp(func(a, b *stockNode) bool { return a.room != b.room })
 }
 
+// route leads new connections to an address elsewhere.
+func (n *stockNet) route(routes map[raft.ServerAddress]raft.ServerAddress) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.routes = routes
+}
+
 // filter decides the fate of every request from here on; nil lets all pass.
 func (n *stockNet) filter(rule func(stockMessage) bool) {
 	n.mu.Lock()
@@ -232,6 +240,9 @@ type stockStream struct{ node *stockNode }
 func (s stockStream) Dial(addr raft.ServerAddress, _ time.Duration) (net.Conn, error) {
 	n := s.node.net
 	n.mu.Lock()
+	if other, ok := n.routes[addr]; ok {
+		addr = other
+	}
 	var to *stockNode
 	for _, o := range n.nodes {
 		if o.addr == addr && o.room == s.node.room {
