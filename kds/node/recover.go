@@ -213,7 +213,7 @@ func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
 // usable says why an archive cannot be the source of a new epoch, as far as
 // this enclave can see.
 func (r *recovery) usable(a *inspected) error {
-	if err := r.seen.check(a); err != nil {
+	if err := r.seen.check(a, r.IdentityKey, r.n.cfg.ClusterID); err != nil {
 		return err
 	}
 	if seen := max(r.MinNodePolicy, r.n.cfg.MinNodePolicy); a.report.NodePolicy < seen {

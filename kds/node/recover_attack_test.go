@@ -46,7 +46,12 @@ func loseCluster(t *testing.T) *lostCluster {
 // final is a checkpoint as the first dead node would have signed it.
 func (c *lostCluster) final(change func(*api.FinalCheckpoint)) string {
 	c.t.Helper()
-	n := c.dead[0]
+	return c.finalOf(c.dead[0], change)
+}
+
+// finalOf is the checkpoint that a node signs, after change has had its way.
+func (c *lostSite) finalOf(n *running, change func(*api.FinalCheckpoint)) string {
+	c.t.Helper()
 	v := n.machine.View()
 	_, chain := n.store.Load().Chain()
 	f := api.FinalCheckpoint{ClusterID: c.pins.ClusterID, Epoch: 1, ServerID: api.ID(n.ServerID()), Applied: v.Applied, Chain: chain,
@@ -75,7 +80,7 @@ func TestRecoveryRefuses(t *testing.T) {
 		"an archive below a receipt": {func(r *Recovery) {
 			oldOnly(r)
 			r.Receipts = []string{c.write("receipt.json", c.receipt)}
-		}, ErrBelow, "releases"},
+		}, ErrBelow, "leaves"},
 		"a receipt that comes between report and opening": {func(r *Recovery) {
 			oldOnly(r)
 			r.Receipts = []string{late}
@@ -89,13 +94,13 @@ func TestRecoveryRefuses(t *testing.T) {
 				}
 				return approve(ctx, report, refused)
 			}
-		}, ErrBelow, "releases"},
+		}, ErrBelow, "leaves"},
 		"an archive below a final checkpoint": {func(r *Recovery) {
 			r.Finals = []string{c.final(func(f *api.FinalCheckpoint) { f.Applied++ })}
-		}, ErrBelow, "had applied entry"},
+		}, ErrBelow, "the end of epoch 1"},
 		"another history than a final checkpoint's": {func(r *Recovery) {
 			r.Finals = []string{c.final(func(f *api.FinalCheckpoint) { f.Chain[0] ^= 1 })}
-		}, ErrBelow, "others than those of this history"},
+		}, ErrBelow, "the end of epoch 1"},
 		"a final checkpoint of a later epoch": {func(r *Recovery) {
 			r.Finals = []string{c.final(func(f *api.FinalCheckpoint) { f.Epoch = 7 })}
 		}, ErrBelow, "epoch 7"},

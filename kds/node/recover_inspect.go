@@ -33,10 +33,10 @@ type Records = func(dir string) iter.Seq2[[]byte, error]
 type inspected struct {
 	report  ArchiveReport
 	history *history.History
+	machine *state.Heads // as the archive leaves it, with the heads of the log that it came by
 	members []state.Member
-	heads   map[uint64][32]byte // tree heads that the replay passed, by size
-	chains  []chainPoint        // running hashes that the log in the archive leads through, by index
-	servers []raftstore.Member  // of the last configuration in it
+	chains  []chainPoint       // running hashes that the log in the archive leads through, by index
+	servers []raftstore.Member // of the last configuration in it
 
 	standing relationTo // the newest
 	forked   api.ID     // another archive's server, if what both hold as committed differs; else zero
@@ -144,7 +144,7 @@ func (i *inspector) epochOf(dir string, key secret.Key, id raftstore.ServerID) (
 // replay rebuilds the state and describes what was found.
 func (i *inspector) replay(a *inspected) error {
 	h := a.history
-	machine := &replaying{Machine: state.New(), heads: map[uint64][32]byte{}}
+	machine := state.NewHeads()
 	replayed, err := h.Replay(machine)
 	if err != nil {
 		return fmt.Errorf("its records do not replay: %w", err)
@@ -160,8 +160,7 @@ func (i *inspector) replay(a *inspected) error {
 	if err != nil {
 		return err
 	}
-	a.heads, a.members = machine.heads, v.Members
-	a.heads[v.Log.Size] = v.Log.Root
+	a.machine, a.members = machine, v.Members
 	a.chains = chainsOf(h)
 	if a.servers, _, err = h.Servers(); err != nil {
 		return err
@@ -190,24 +189,6 @@ func slotOf(members []state.Member, id api.ID) (slot string, incarnation uint64)
 	}
 	return "", 0
 }
-
-// replaying notes the tree head after every entry, to compare with receipts.
-type replaying struct {
-	*state.Machine
-	heads map[uint64][32]byte
-}
-
-// Apply implements raftstore.Machine.
-func (r *replaying) Apply(index uint64, entry []byte) any {
-	result := r.Machine.Apply(index, entry)
-	if released, ok := result.(state.Released); ok {
-		r.heads[released.Size] = released.Root
-	}
-	return result
-}
-
-// Halted makes it a raftstore.Halter.
-func (r *replaying) Halted() bool { return r.Machine.Halted() != nil }
 
 // chainsOf is the running hash at every command in the log, from that in the
 // snapshot's header on.

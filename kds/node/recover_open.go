@@ -3,7 +3,6 @@ package node
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -90,20 +89,13 @@ func (r *recovery) checkFates(s *api.RecoveryStatement, a *inspected) error {
 	return nil
 }
 
-// prepare rebuilds the source's state and sees that this boot can be the first
+// prepare takes the source's state and sees that this boot can be the first
 // member of the new epoch, before anything is written.
 func (r *recovery) prepare(ctx context.Context, o *accepted, a *inspected) (err error) {
-	machine := state.New()
-	if _, err := a.history.Replay(machine); err != nil {
-		return fmt.Errorf("%w: %w", ErrRecovery, err)
-	}
-	if o.state, err = snapshotBytes(machine); err != nil {
+	if o.state, err = snapshotBytes(a.machine.Machine); err != nil {
 		return err
 	}
-	if sha256.Sum256(o.state) != o.statement.Source.StateSHA256 {
-		return fmt.Errorf("%w: the archive replays to another state than before", ErrRecovery)
-	}
-	o.view = machine.View()
+	o.view = a.machine.View()
 	// More generations may be held than the history has: those of an epoch that is
 	// given up. Their numbers are not used again.
 	if held := r.secrets.Generation(); held < o.view.Generation {

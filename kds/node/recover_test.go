@@ -196,6 +196,18 @@ func TestPlannedStop(t *testing.T) {
 	if err := l.refusedRecovery("a", r); !errors.Is(err, ErrRecovery) || !strings.Contains(err.Error(), "final checkpoint has not been shown") {
 		t.Errorf("stopped without proof: %v", err)
 	}
+	// An archive that misses an entry which a stopped server had applied, or has another.
+	for say, change := range map[string]func(*api.FinalCheckpoint){
+		"had applied entry":                 func(f *api.FinalCheckpoint) { f.Applied++ },
+		"others than those of this history": func(f *api.FinalCheckpoint) { f.Chain[0] ^= 1 },
+		"another log":                       func(f *api.FinalCheckpoint) { f.LogRoot[0] ^= 1 },
+	} {
+		r = l.recovery(dead)
+		r.Finals, r.Approve = []string{l.finalOf(dead[0], change)}, l.approve(nil)
+		if err := l.refusedRecovery("a", r); !errors.Is(err, ErrBelow) || !strings.Contains(err.Error(), say) {
+			t.Errorf("%s: %v", say, err)
+		}
+	}
 	r = l.recovery(dead)
 	r.Finals, r.Approve = finals, l.approve(stopped)
 	first := l.recoverOn("a", r)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
 )
 
 // Bounds on what people put beside a recovery.
@@ -83,12 +85,12 @@ func (w *witnesses) final(epoch uint64, id api.ID) *api.FinalCheckpoint {
 }
 
 // check refuses a history that misses what a witness proves.
-func (w *witnesses) check(a *inspected) error {
+func (w *witnesses) check(a *inspected, identity ed25519.PublicKey, id api.ID) error {
 	for _, s := range w.receipts {
 		if s.err != nil {
 			continue
 		}
-		if err := a.holdsReceipt(&s.r); err != nil {
+		if _, err := kds.HoldReceipt(a.machine, &s.r, identity, id); holds(err) != nil {
 			return fmt.Errorf("%w: %w: receipt %s: %w", ErrRecovery, ErrBelow, s.path, err)
 		}
 	}
@@ -96,39 +98,38 @@ func (w *witnesses) check(a *inspected) error {
 		if s.err != nil {
 			continue
 		}
-		if err := a.holdsFinal(&s.f.Checkpoint); err != nil {
+		if err := a.holdsFinal(&s.f, identity, id); err != nil {
 			return fmt.Errorf("%w: %w: final checkpoint %s: %w", ErrRecovery, ErrBelow, s.path, err)
 		}
 	}
 	return nil
 }
 
-// holdsReceipt compares sizes, and the tree head where the replay passed it. One
-// that lies before the snapshot cannot be compared; it was committed then.
-func (a *inspected) holdsReceipt(r *api.Receipt) error {
-	switch {
-	case r.Epoch > a.report.Epoch:
-		return fmt.Errorf("it is of epoch %d, this history is of epoch %d", r.Epoch, a.report.Epoch)
-	case r.TreeSize > a.report.LogSize:
-		return fmt.Errorf("it proves %d releases, this history has %d", r.TreeSize, a.report.LogSize)
+// holds turns the verdict on a witness into a refusal. One that is older than the
+// history reaches back says nothing: what it proves was committed before the
+// snapshot was.
+func holds(err error) error {
+	if errors.Is(err, state.ErrUnseen) {
+		return nil
 	}
-	if head, known := a.heads[r.TreeSize]; known && head != r.RootHash {
-		return fmt.Errorf("its %d releases are others than those of this history", r.TreeSize)
-	}
-	return nil
+	return err
 }
 
-func (a *inspected) holdsFinal(f *api.FinalCheckpoint) error {
-	switch {
-	case f.Epoch < a.report.Epoch:
-		return nil // this history's epoch was opened from that one, under the same rules
-	case f.Epoch > a.report.Epoch:
-		return fmt.Errorf("it is of epoch %d, this history is of epoch %d", f.Epoch, a.report.Epoch)
-	case f.Applied > a.report.Applied:
-		return fmt.Errorf("server %.16s had applied entry %d, this history ends at %d", f.ServerID, f.Applied, a.report.Applied)
+// holdsFinal compares the log, and then every entry: a history that lacks what a
+// stopped server had applied is below it, whether or not that released a key.
+func (a *inspected) holdsFinal(f *api.SignedFinal, identity ed25519.PublicKey, id api.ID) error {
+	if err := holds(kds.HoldFinal(a.machine, f, identity, id)); err != nil {
+		return err
 	}
-	if chain, known := a.chainAt(f.Applied); known && chain != f.Chain {
-		return fmt.Errorf("up to entry %d server %.16s had applied others than those of this history", f.Applied, f.ServerID)
+	c := &f.Checkpoint
+	if c.Epoch != a.report.Epoch { // an older one: this epoch was opened under the same rules
+		return nil
+	}
+	if c.Applied > a.report.Applied {
+		return fmt.Errorf("server %.16s had applied entry %d, this history ends at %d", c.ServerID, c.Applied, a.report.Applied)
+	}
+	if chain, known := a.chainAt(c.Applied); known && chain != c.Chain {
+		return fmt.Errorf("up to entry %d server %.16s had applied others than those of this history", c.Applied, c.ServerID)
 	}
 	return nil
 }
