@@ -24,12 +24,14 @@ type clusterFlags struct {
 	sim       string
 	endpoints []string
 	timeout   time.Duration
+	minEpoch  uint64
 }
 
 func (f *clusterFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.cluster, "cluster", "", "cluster `file` that pins the cluster id; default cluster.json beside --sim")
 	flags.StringVar(&f.sim, "sim", "", "world `file` of the simulator; without it the nodes must run on real hardware")
 	flags.StringSliceVar(&f.endpoints, "endpoint", nil, "API `address` to use instead of those in the cluster file; may be repeated")
+	flags.Uint64Var(&f.minEpoch, "min-epoch", 0, "lowest `epoch` of the cluster to accept: the highest that you have seen")
 	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "give up after this long")
 }
 
@@ -38,10 +40,11 @@ type target struct {
 	file  *clusterfile.File
 	world *sim.World // nil: real hardware
 	root  attest.Root
+	epoch uint64 // the lowest to accept
 }
 
 func (f *clusterFlags) open() (*target, error) {
-	t := &target{root: attest.IntelRoot()}
+	t := &target{root: attest.IntelRoot(), epoch: f.minEpoch}
 	if f.sim != "" {
 		world, err := sim.OpenWorld(f.sim)
 		if err != nil {
@@ -69,7 +72,7 @@ func (f *clusterFlags) open() (*target, error) {
 
 // client returns a client that shows no evidence, or that of a simulated enclave.
 func (t *target) client(tee enclave.TEE) (*client.Client, error) {
-	config := client.Config{ClusterID: t.file.ClusterID, Endpoints: t.file.Endpoints, Root: t.root}
+	config := client.Config{ClusterID: t.file.ClusterID, Endpoints: t.file.Endpoints, Root: t.root, MinEpoch: t.epoch}
 	if tee != nil {
 		config.Attest = simworld.Attest(t.world, tee)
 	}

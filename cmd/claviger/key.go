@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 
@@ -88,6 +89,7 @@ func keyDeriveCommand(s *cli.Streams) *cobra.Command {
 	var cluster clusterFlags
 	var image imageFlags
 	var key keyFlags
+	var receipt string
 	cmd := &cobra.Command{
 		Use: "derive", Short: "Play a simulated enclave and get its key",
 		Long: `Launches a simulated enclave on a simulated machine, attests it to the cluster over TLS and prints the key it gets.
@@ -118,6 +120,9 @@ and nothing else gets it. Real enclaves do the same through the Go package kds/c
 					return err
 				}
 				defer k.Destroy()
+				if err := writeReceipt(receipt, &reply.Receipt); err != nil {
+					return err
+				}
 				return printDerived(s, k, reply)
 			})
 		},
@@ -125,7 +130,20 @@ and nothing else gets it. Real enclaves do the same through the Go package kds/c
 	cluster.register(cmd.Flags())
 	image.register(cmd.Flags())
 	key.register(cmd, "`text` of the constraint the key is bound to; default exactly the image")
+	cmd.Flags().StringVar(&receipt, "receipt", "", "write the receipt of the release to this `file`; a recovery of the cluster never begins below it")
 	return cmd
+}
+
+// writeReceipt keeps a receipt that has been verified.
+func writeReceipt(name string, r *api.Receipt) error {
+	if name == "" {
+		return nil
+	}
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return replaceFile(name, append(raw, '\n'))
 }
 
 func printDerived(s *cli.Streams, k secret.Key, reply api.KeyReply) error {

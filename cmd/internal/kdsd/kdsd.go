@@ -123,7 +123,7 @@ func (c *Config) found(p Platform, log *slog.Logger) (*node.Genesis, error) {
 		return nil, &cli.UsageError{Err: err}
 	}
 	return &node.Genesis{
-		Name: c.Genesis.Name, NodePolicy: c.Genesis.NodePolicy, Operators: operators, OpenSlots: c.Genesis.OpenSlots, Approve: p.Approve,
+		Name: c.Genesis.Name, NodePolicy: c.Genesis.NodePolicy, Operators: operators, OpenSlots: c.Genesis.OpenSlots, Approve: p.Approve, Shares: p.Shares,
 		Founded: func(pins node.Pins) error {
 			endpoints := append([]string{pins.APIAddr}, c.Genesis.Endpoints...)
 			slices.Sort(endpoints)
