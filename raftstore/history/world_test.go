@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"io/fs"
 	"iter"
 	"net"
 	"os"
@@ -243,7 +242,7 @@ func (w *world) stop(nodes ...*node) {
 func (w *world) copyDisk(n *node) string {
 	w.t.Helper()
 	dir := filepath.Join(w.t.TempDir(), "copy")
-	if err := os.CopyFS(dir, os.DirFS(n.dir).(fs.FS)); err != nil {
+	if err := os.CopyFS(dir, os.DirFS(n.dir)); err != nil {
 		w.t.Fatal(err)
 	}
 	return dir
