@@ -17,8 +17,8 @@
 //
 //	s, err := raftstore.Open(raftstore.Config{…})
 //	err = s.Genesis()                     // on the first node of a new cluster, once
-//	index, result, err := s.Propose(ctx, entry)
-//	err = s.SafeRead(ctx)                 // reads of the machine made after it are linearizable
+//	index, result, err := s.Submit(ctx, entry) // on any member, through the leader; Propose is the leader's own
+//	err = s.Read(ctx)                     // on any member: reads of the machine made after it are linearizable; SafeRead is the leader's own
 //	go s.Serve(conn, peer)                // for each inbound authenticated channel
 //
 // # Guarantees and their conditions
