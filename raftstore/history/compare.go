@@ -26,7 +26,8 @@ const (
 	// rolled back that others had built on, or two epochs were run at once. Choosing
 	// either loses what somebody may have seen acknowledged.
 	Forked Relation = "forked"
-	// Unknown: what both held has been compacted away in one of them.
+	// Unknown: what would tell has been compacted away in one of them. Part is set
+	// where they are seen to differ, be it as Diverged or as Forked.
 	Unknown Relation = "unknown"
 	// Unrelated: they are of different clusters or epochs.
 	Unrelated Relation = "unrelated"
@@ -197,15 +198,17 @@ func relate(older, newer *points) Pair {
 	switch {
 	case forked || committedApart(a, b, p.Part):
 		p.Relation = Forked
-	case p.Part > 0:
+	case p.Part > 0 && (a.Snapshot == nil || p.Agree >= a.Snapshot.Index):
 		p.Relation = Diverged
+	case p.Part > 0: // they may have parted within what the older holds as committed
+		p.Relation = Unknown
 	case !compared:
 		p.Relation = Unknown
 	case p.Agree == last && last == end:
 		p.Relation = Equal
 	case p.Agree == last:
 		p.Relation = Behind
-	case end < last: // the newer ends before, in a later term: the older's rest is nobody's
+	case end < last && p.Agree == end: // the newer ends before, in a later term: the older's rest is nobody's
 		p.Relation, p.Part = Diverged, end+1
 	default:
 		p.Relation = Unknown

@@ -72,6 +72,7 @@ func TestRelations(t *testing.T) {
 		"a committed end that is gone":       {compact(logOf("a", 1, 1, 1, 1, 1, 1), 5, 3), base, Pair{0, 1, Forked, 3, 4}},
 		"committed beyond the newer's end":   {compact(logOf("a", 1, 1, 1, 1, 1, 1), 6, 0), logOf("a", 1, 1, 2), Pair{0, 1, Forked, 0, 0}},
 		"an old end under the newer's state": {logOf("a", 1, 1, 1, 1, 1, 1), compact(base, 6, 0), Pair{0, 1, Diverged, 0, 6}},
+		"parted somewhere under both states": {compact(logOf("a", 1, 1, 1, 1), 2, 0), compact(base, 4, 0), Pair{0, 1, Unknown, 0, 4}},
 		"another epoch":                      {base, epoch2, Pair{0, 1, Unrelated, 0, 0}},
 		"another cluster":                    {base, cluster2, Pair{1, 0, Unrelated, 0, 0}},
 	} {
@@ -167,7 +168,6 @@ func TestPropertyRelations(t *testing.T) {
 			want = Forked
 		}
 		if p.Relation != want && p.Relation != Unknown {
-			// A committed part beyond what can be looked at in both is seen as far as it can be.
 			rt.Fatalf("%v of %d, %v of %d: %+v, want %s", older, committed, newer, agree, p, want)
 		}
 		if p.Agree > uint64(agree) || p.Part != 0 && p.Part <= uint64(agree) {
