@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -118,12 +119,11 @@ func TestProverOutlivesItsSource(t *testing.T) {
 		h := &hanging{s: s, gate: make(chan struct{})}
 		cfg := s.config("a", s.launch("machine-a", nodeImage))
 		cfg.ClusterID, cfg.Join, cfg.Collateral = api.ID{1}, []string{"127.0.0.1:1"}, h.get
-		n, err := New(cfg)
+		verifier, err := attest.NewVerifier(attest.Config{Root: s.world.Root()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer n.Close()
-		p := n.prover
+		p := newProver(&cfg, verifier, slog.New(slog.DiscardHandler)) // a whole node listens, which stops the bubble's clock
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := p.prove(ctx, [64]byte{1}); !errors.Is(err, context.DeadlineExceeded) {
@@ -192,12 +192,14 @@ func TestOutdatedMembersKeepTheMajority(t *testing.T) {
 	}
 	for _, n := range s.nodes {
 		if n != l {
-			c, err := l.dialPeer(t.Context(), n.boot.id, n.peerAddr)
-			if err != nil {
-				t.Errorf("a member that the majority needs: %v", err)
-				continue
-			}
-			c.Close()
+			// As soon as the other end has looked at its peers, too: until then it may think that it has a majority without us.
+			poll(t, "a member that the majority needs is connected", func() bool {
+				c, err := l.dialPeer(t.Context(), n.boot.id, n.peerAddr)
+				if err == nil {
+					c.Close()
+				}
+				return err == nil
+			})
 		}
 	}
 	// But nobody new gets roots below the policy.
