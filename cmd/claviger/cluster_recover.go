@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -129,7 +130,7 @@ func (f *recoverFlags) open(s *cli.Streams, name string) (*loaded, error) {
 	}
 	m, err := r.Verify(verifier, constraints, now)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, hint(err))
 	}
 	id, err := r.ClusterID()
 	if err != nil {
@@ -149,6 +150,14 @@ func (f *recoverFlags) means(s *cli.Streams) (*attest.Verifier, time.Time, []str
 	}
 	constraints, err := f.nodePolicy()
 	return t.verifier, t.now(), constraints, err
+}
+
+// hint says what to do where an enclave of a later node policy asks.
+func hint(err error) error {
+	if errors.Is(err, node.ErrNodePolicy) {
+		return fmt.Errorf("%w; if the node policy has changed since the genesis, name the constraints in force with --constraint", err)
+	}
+	return err
 }
 
 // signaturesNeeded is the threshold, and more than half: with half, an epoch could be opened twice.
@@ -177,6 +186,13 @@ func (v *recoveryView) write(w io.Writer) {
 	table.add("roots", "given back up to generation %d; the new epoch takes generation %d", v.Generation, v.Generation+1)
 	fmt.Fprintln(w)
 	v.writeArchives(w)
+	if a := v.Archive(v.Newest); a != nil {
+		table.add("node policy", "version %d in the newest:", a.NodePolicy)
+		for _, text := range a.Constraints {
+			table.add("", "%q", text)
+		}
+		fmt.Fprintln(w)
+	}
 	v.writeWitnesses(w)
 	v.writeServers(w)
 }
@@ -239,7 +255,9 @@ func (v *recoveryView) writeServers(w io.Writer) {
 		return
 	}
 	fmt.Fprintln(w, "Say of each of these servers, in the signed statement, whether it was stopped (its final checkpoint was shown), is destroyed, or lost:")
-	for _, o := range v.Servers {
+	servers := slices.Clone(v.Servers)
+	slices.SortStableFunc(servers, func(a, b node.ReportedServer) int { return strings.Compare(a.Slot, b.Slot) })
+	for _, o := range servers {
 		what := "no archive was shown"
 		switch {
 		case o.Final:

@@ -11,6 +11,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -273,7 +274,9 @@ func (v *statementView) write(w io.Writer) {
 	table.add("", "entry %d of term %d, %d releases, node policy version %d", st.Source.Applied, st.Source.Term, st.Source.LogSize, st.Source.NodePolicy)
 	table.add("", "chain %s", st.Source.Chain)
 	table.add("in enclave", "%s, and in no other", st.Enclave)
-	for _, o := range st.Old {
+	old := slices.Clone(st.Old)
+	slices.SortStableFunc(old, func(a, b api.OldServer) int { return strings.Compare(a.Slot, b.Slot) })
+	for _, o := range old {
 		table.add("old server", "%-8s  %-9s  %s", o.Slot, o.Fate, o.ServerID)
 	}
 	if st.AcceptFork != "" {

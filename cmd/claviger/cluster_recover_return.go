@@ -73,7 +73,7 @@ func (f *returnFlags) run(s *cli.Streams) error {
 	}
 	m, err := r.Verify(verifier, constraints, now)
 	if err != nil {
-		return fmt.Errorf("%s: %w; nothing was sealed", f.request, err)
+		return fmt.Errorf("%s: %w; nothing was sealed", f.request, hint(err))
 	}
 	id, err := r.ClusterID()
 	if err != nil {

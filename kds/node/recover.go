@@ -185,7 +185,9 @@ func (r *recovery) openApproved(ctx context.Context) error {
 
 // report describes archives, servers and witnesses, and quotes it.
 func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
-	r.seen = readWitnesses(r.Receipts, r.Finals, r.IdentityKey, r.n.cfg.ClusterID)
+	if err := r.look(); err != nil {
+		return nil, err
+	}
 	out := &RecoveryReport{Manifest: r.Manifest, IdentityKey: r.IdentityKey, Enclave: api.ID(r.n.boot.id), Generation: r.secrets.Generation()}
 	for _, a := range r.archives {
 		if a.report.Problem == "" {
@@ -208,6 +210,13 @@ func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
 	}
 	out.Quoted, err = r.quote(ctx, want)
 	return out, err
+}
+
+// look reads receipts and final checkpoints, which may have come or gone.
+func (r *recovery) look() error {
+	before := r.seen
+	r.seen = readWitnesses(r.Receipts, r.Finals, r.IdentityKey, r.n.cfg.ClusterID)
+	return r.seen.keep(before)
 }
 
 // usable says why an archive cannot be the source of a new epoch, as far as

@@ -95,6 +95,17 @@ func TestRecoveryRefuses(t *testing.T) {
 				return approve(ctx, report, refused)
 			}
 		}, ErrBelow, "leaves"},
+		"a receipt that is taken away after the report": {func(r *Recovery) {
+			oldOnly(r)
+			r.Receipts = []string{c.write("receipt.json", c.receipt)}
+			approve := r.Approve
+			r.Approve = func(ctx context.Context, report *RecoveryReport, refused error) (*RecoveryApprovals, error) {
+				if err := os.Remove(r.Receipts[0]); refused == nil && err != nil {
+					t.Error(err)
+				}
+				return approve(ctx, report, refused)
+			}
+		}, ErrBelow, "leaves"},
 		"an archive below a final checkpoint": {func(r *Recovery) {
 			r.Finals = []string{c.final(func(f *api.FinalCheckpoint) { f.Applied++ })}
 		}, ErrBelow, "the end of epoch 1"},

@@ -56,7 +56,9 @@ func (r *recovery) accept(ctx context.Context, brought *RecoveryApprovals) (*acc
 		return nil, fmt.Errorf("%w: the archive of server %.16s is not the one that the operators have signed", ErrRecovery, s.Source.ServerID)
 	}
 	// Asked again now: a receipt may have come since the report (finding 1).
-	r.seen = readWitnesses(r.Receipts, r.Finals, r.IdentityKey, r.n.cfg.ClusterID)
+	if err := r.look(); err != nil {
+		return nil, err
+	}
 	if err := errors.Join(r.usable(a), r.checkEpoch(s), r.checkFates(s, a), r.checkNewest(s, a)); err != nil {
 		return nil, err
 	}

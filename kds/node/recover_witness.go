@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
@@ -18,7 +19,7 @@ const (
 )
 
 // ErrBelow says that a history misses something that was acknowledged.
-var ErrBelow = errors.New("the history ends before something that was acknowledged")
+var ErrBelow = errors.New("the history misses what was acknowledged")
 
 // witnesses are what a new epoch must not fall below: receipts that clients have
 // kept, and the final checkpoints of servers that were stopped.
@@ -37,6 +38,37 @@ type finalSeen struct {
 	path string
 	f    api.SignedFinal
 	err  error // it proves nothing
+}
+
+// maxProofs bounds the witnesses of one kind that count.
+const maxProofs = 4 * maxWitnesses
+
+var errTooMany = errors.New("more receipts or final checkpoints than a recovery keeps; start it again")
+
+// keep adds what an earlier look has proved and this one has not seen: nobody
+// unproves a receipt by taking its file away.
+func (w *witnesses) keep(before *witnesses) error {
+	if before == nil {
+		return nil
+	}
+	for _, old := range before.receipts {
+		same := func(s receiptSeen) bool {
+			return s.err == nil && s.r.TreeSize == old.r.TreeSize && s.r.RootHash == old.r.RootHash && s.r.Epoch == old.r.Epoch
+		}
+		if old.err == nil && !slices.ContainsFunc(w.receipts, same) {
+			w.receipts = append(w.receipts, old)
+		}
+	}
+	for _, old := range before.finals {
+		same := func(s finalSeen) bool { return s.err == nil && s.f.Checkpoint == old.f.Checkpoint }
+		if old.err == nil && !slices.ContainsFunc(w.finals, same) {
+			w.finals = append(w.finals, old)
+		}
+	}
+	if len(w.receipts) > maxProofs || len(w.finals) > maxProofs {
+		return fmt.Errorf("%w: %w", ErrRecovery, errTooMany)
+	}
+	return nil
 }
 
 // readWitnesses reads them from files. It is called when the report is made and
