@@ -213,7 +213,7 @@ func replaceFile(name string, raw []byte) (err error) {
 		}
 	}()
 	_, err = f.Write(raw)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), name)

@@ -65,6 +65,10 @@ func TestRecoveryCeremony(t *testing.T) {
 	s.run(0, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", id, "--share", s.share(1), "--out", "shares-alice.json")
 	s.run(0, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", id, "--share", s.share(3), "--with", "shares-alice.json")
 	s.await(dir + "recovery-report.json")
+	// Another cluster than the operator means, and another root of trust than theirs.
+	s.quiet(1, "cluster", "recover", "inspect", "--root", "root.pem", "--report", dir+"recovery-report.json", "--cluster-id", strings.Repeat("ab", 32))
+	s.quiet(1, "cluster", "recover", "inspect", "--report", dir+"recovery-report.json")
+	s.quiet(1, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", strings.Repeat("ab", 32), "--share", s.share(1), "--out", "x.json")
 
 	s.say("The enclave has opened the archives. Everybody looks.")
 	shown := s.run(0, "cluster", "recover", "inspect", "--root", "root.pem", "--report", dir+"recovery-report.json")

@@ -1,13 +1,16 @@
 package kdsd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/claviger/claviger/cmd/internal/cli"
@@ -16,6 +19,8 @@ import (
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/node"
 	"github.com/claviger/claviger/raftstore"
+	"github.com/claviger/claviger/raftstore/archive/file"
+	"github.com/claviger/claviger/raftstore/archive/remote"
 )
 
 // Recovery says what a recovering node reads. It is used only with --recover. Whatever a host writes here decides what the
@@ -125,7 +130,7 @@ func (c *Config) recover(p Platform, log *slog.Logger) (*node.Recovery, api.ID, 
 	if c.Recovery == nil {
 		return nil, api.ID{}, cli.Usagef("--recover needs a recovery section in the configuration")
 	}
-	file, err := clusterfile.ReadPinned(c.Cluster, p.Pinned)
+	cluster, err := clusterfile.ReadPinned(c.Cluster, p.Pinned)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, api.ID{}, cli.Usagef("%s does not exist; copy the cluster file of the cluster to recover here", c.Cluster)
 	}
@@ -136,24 +141,50 @@ func (c *Config) recover(p Platform, log *slog.Logger) (*node.Recovery, api.ID, 
 	if err != nil {
 		return nil, api.ID{}, &cli.UsageError{Err: err}
 	}
-	r := &node.Recovery{Manifest: file.Manifest, IdentityKey: file.IdentityKey, Archives: dirs, Receipts: c.Recovery.Receipts, MinNodePolicy: c.Recovery.MinNodePolicy}
+	r := &node.Recovery{Manifest: cluster.Manifest, IdentityKey: cluster.IdentityKey, Archives: dirs, Receipts: c.Recovery.Receipts, MinNodePolicy: c.Recovery.MinNodePolicy}
 	wrapped, finals := beside(dirs)
 	r.Wrapped, r.Finals = append(wrapped, c.Recovery.Wrapped...), unique(append(finals, c.Recovery.Finals...))
 	if len(r.Wrapped) == 0 {
 		return nil, api.ID{}, cli.Usagef("there are no wrapped roots beside the archives (%s): name files in recovery.wrapped. A cluster that was founded without shares of a recovery key has none, and cannot be recovered",
 			node.WrappedFile(1))
 	}
-	if c.Archive != archiveFile {
-		if r.Records = p.Records[c.Archive]; r.Records == nil {
-			return nil, api.ID{}, cli.Usagef("archives of the kind %q cannot be read by this binary", c.Archive)
-		}
+	if r.Records = c.records(p); r.Records == nil {
+		return nil, api.ID{}, cli.Usagef("archives of the kind %q cannot be read by this binary", c.Archive)
 	}
 	files, err := node.RecoverByFile(filepath.Join(c.Data, "recovery"), tell(log))
 	if err != nil {
 		return nil, api.ID{}, err
 	}
 	r.Shares, r.Approve = files.Shares, files.Approve
-	return r, file.ClusterID, nil
+	return r, cluster.ClusterID, nil
+}
+
+// records reads archives of the configured kind. Those of claviger-archive are read from the server in archive_server, under
+// the server id and attempt that their directory would have: recovery.archives then lists names that need not exist here.
+func (c *Config) records(p Platform) node.Records {
+	switch c.Archive {
+	case archiveFile:
+		return file.Records
+	case archiveRemote:
+		return func(dir string) iter.Seq2[[]byte, error] {
+			return remote.Records(context.Background(), c.ArchiveServer, remoteName(dir), remote.Options{})
+		}
+	}
+	return p.Records[c.Archive]
+}
+
+// remoteName is what a server calls the archive in a directory; a name that it refuses for anything else.
+func remoteName(dir string) remote.Name {
+	name := remote.Name{Attempt: 1}
+	if id, err := raftstore.ParseServerID(filepath.Base(dir)); err == nil {
+		name.Server = id
+	}
+	if text, later := strings.CutPrefix(filepath.Base(filepath.Dir(dir)), "attempt-"); later {
+		if n, err := strconv.ParseUint(text, 10, 16); err == nil {
+			name.Attempt = uint16(n)
+		}
+	}
+	return name
 }
 
 func unique(list []string) []string {

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/claviger/claviger/cmd/internal/cli"
+	"github.com/claviger/claviger/kds/api"
+)
+
+// An operator signs an epoch once, and never a lower one, and never for a node policy below one that was seen; the memory is
+// per cluster, outlives the process, and is not ignored when it is broken.
+func TestEpochMemory(t *testing.T) {
+	t.Parallel()
+	s := &cli.Streams{}
+	key := filepath.Join(t.TempDir(), "alice.key")
+	one, other := api.ID{1}, api.ID{2}
+	signed := rememberedEpoch{ClusterID: one, Epoch: 3, Statement: api.ID{7}, NodePolicy: 2}
+	m, err := readMemory(s, key)
+	if err != nil || m.allow(signed) != nil {
+		t.Fatalf("a fresh key: %v", err)
+	}
+	if err := m.remember(key, signed); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = readMemory(s, key); err != nil || len(m.Clusters) != 1 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	for name, c := range map[string]struct {
+		r  rememberedEpoch
+		ok bool
+	}{
+		"the same statement again":     {signed, true},
+		"the next epoch":               {rememberedEpoch{one, 4, api.ID{8}, 2}, true},
+		"another cluster":              {rememberedEpoch{other, 1, api.ID{8}, 1}, true},
+		"the epoch again":              {rememberedEpoch{one, 3, api.ID{8}, 2}, false},
+		"an epoch below":               {rememberedEpoch{one, 2, api.ID{8}, 2}, false},
+		"a node policy that is behind": {rememberedEpoch{one, 4, api.ID{8}, 1}, false},
+	} {
+		if err := m.allow(c.r); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := m.remember(key, rememberedEpoch{other, 1, api.ID{8}, 1}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = readMemory(s, key); err != nil || len(m.Clusters) != 2 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if err := os.WriteFile(memoryFile(key), []byte(`{"clusters":[`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readMemory(s, key); err == nil || !strings.Contains(err.Error(), "restore it") {
+		t.Errorf("a broken memory: %v", err)
+	}
+	if err := os.Remove(memoryFile(key)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(memoryFile(key), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readMemory(s, key); err == nil {
+		t.Error("an unreadable memory counts as none")
+	}
+}
+
+// Files that are not what they should be, and flags that say nothing.
+func TestRecoverUsage(t *testing.T) {
+	t.Parallel()
+	c := newCeremony(t)
+	c.write("junk.json", map[string]int{"x": 1})
+	for _, args := range [][]string{
+		{"cluster", "recover", "return"},
+		{"cluster", "recover", "inspect"},
+		{"cluster", "recover", "approve"},
+		{"cluster", "recover", "return", "--request", c.path("none.json")},
+		{"cluster", "recover", "approve", "--report", c.path("junk.json")},
+		{"cluster", "recover", "inspect", "--report", c.path("none.json")},
+	} {
+		c.claviger(2, args...)
+	}
+	for _, args := range [][]string{
+		{"cluster", "recover", "return", "--request", c.path("junk.json")},
+		{"cluster", "recover", "inspect", "--report", c.path("junk.json")},
+		{"cluster", "recover", "approve", "--report", c.path("junk.json"), "--cluster-id", strings.Repeat("ab", 32)},
+	} {
+		_, errs := c.claviger(1, args...)
+		c.wants(errs, "is not what was expected")
+	}
+	f := recoverFlags{constraints: []string{"not a constraint"}}
+	if _, err := f.nodePolicy(); err == nil {
+		t.Error("any text governs nodes")
+	} else if _, usage := errors.AsType[*cli.UsageError](err); !usage {
+		t.Errorf("%v", err)
+	}
+}
