@@ -248,6 +248,19 @@ func (w *world) copyDisk(n *node) string {
 	return dir
 }
 
+// holds reports whether an entry reaches a server's disk within a second.
+func (w *world) holds(n *node, entry string) bool {
+	w.t.Helper()
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		for _, e := range w.inspect(n.dir, n.id).Entries {
+			if string(e.Data) == entry {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (w *world) inspect(dir string, id raftstore.ServerID) *history.History {
 	w.t.Helper()
 	h, err := history.Inspect(file.Records(dir), w.key, chainOf(id))
