@@ -52,8 +52,9 @@ type ledger struct {
 
 	mu      sync.Mutex
 	start   uint64            // size of the log when the window began
+	began   int64             // tick at which it did
 	done    []chaosOp         // with an outcome
-	open    []int64           // calls of attempts without one, in any window
+	open    []int64           // calls of attempts without one, in this window or the one before
 	roots   map[uint64]string // by size
 	records map[uint64]string // by index, of this window
 	keys    map[string]string // by request
@@ -127,7 +128,10 @@ func (l *ledger) window(size uint64) error {
 	if err := checkCounter(l.start, ops); err != nil {
 		return err
 	}
-	l.start, l.done, l.open = size, nil, rest
+	// What was sent before this window has had a whole window, at the end of which everything was whole and at rest: it will
+	// not happen any more. To keep it would be to explain with it what has no explanation, such as an entry that counts twice.
+	rest = slices.DeleteFunc(rest, func(call int64) bool { return call < l.began })
+	l.start, l.began, l.done, l.open = size, l.tick(), nil, rest
 	clear(l.records)
 	return nil
 }
@@ -240,6 +244,23 @@ func TestCounterHistories(t *testing.T) {
 		}
 		if (err == nil) != tc.good {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestLedgerForgets: a call without an outcome explains a leaf in its own window and in the next one, and no later one.
+func TestLedgerForgets(t *testing.T) {
+	t.Parallel()
+	for idle, good := range []bool{true, true, false} {
+		l := newLedger(5)
+		l.attempts([]int64{l.tick()})
+		for range idle {
+			if err := l.window(5); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := l.window(6); (err == nil) != good {
+			t.Errorf("after %d quiet windows: %v", idle, err)
 		}
 	}
 }

@@ -195,6 +195,9 @@ func (n *nemesis) restart(v *slotHome) error {
 	if v.home.lives() {
 		return nil
 	}
+	if err := v.home.tidy(); err != nil {
+		return err
+	}
 	return v.home.start()
 }
 

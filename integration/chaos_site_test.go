@@ -104,7 +104,7 @@ type boot struct {
 
 const (
 	chaosPeerPort, chaosAPIPort, chaosAdminPort = 7101, 7201, 7301
-	chaosDisk                                   = 64 // MiB for each slot
+	chaosDisk                                   = 128 // MiB for each slot
 )
 
 // newSite writes a world and configurations for n slots, from what claviger sim init writes.
