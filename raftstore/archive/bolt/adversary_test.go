@@ -29,6 +29,9 @@ func TestReadInChild(t *testing.T) {
 // each is read in a process of its own with a limit on time and memory, as
 // claviger-archive does it.
 func TestAdversary(t *testing.T) {
+	if archivetest.RaceDetector {
+		t.Skip("SKIPPED: every read is a process of its own, in which nothing races; it runs without the race detector")
+	}
 	var rss int64
 	k := kind
 	k.Stride = 797

@@ -46,6 +46,9 @@ func TestServeInChild(t *testing.T) {
 // A hostile database takes its server's process with it. The client, which is
 // what runs inside the TEE, gets an error and lives on.
 func TestAdversaryCrashesTheServer(t *testing.T) {
+	if archivetest.RaceDetector {
+		t.Skip("SKIPPED: every read is a process of its own, in which nothing races; it runs without the race detector")
+	}
 	k, crashes := kindBolt, 0
 	k.Stride = 2039
 	k.Records = func(t testing.TB, root string, id raftstore.ServerID) iter.Seq2[[]byte, error] {
