@@ -148,7 +148,7 @@ func (n *Node) promote(ctx context.Context, c *ratls.Conn, member state.Member, 
 	if n.machine.View().NodePolicy != policyVersion { // its code may not be accepted any more
 		return &RefusedError{Retry: true, Text: "the node policy has changed during the admission; try again"}
 	}
-	if index, err = n.removeSuperseded(ctx, index); err != nil {
+	if index, err = n.removeSuperseded(ctx, member.Slot, index); err != nil {
 		return err
 	}
 	if _, err := n.store.Load().AddVoter(ctx, raftstore.ServerID(member.ServerID), member.RaftAddr, index); err != nil {
@@ -345,27 +345,42 @@ func (n *Node) catchUp(ctx context.Context, c *ratls.Conn, member state.Member) 
 	}
 }
 
-// removeSuperseded removes every server that no slot names any more: the older
-// boot of this slot and what interrupted admissions left behind, one by one.
-func (n *Node) removeSuperseded(ctx context.Context, index uint64) (uint64, error) {
-	s := n.store.Load()
-	current := map[raftstore.ServerID]bool{}
-	for _, m := range n.machine.View().Members {
-		current[raftstore.ServerID(m.ServerID)] = true
-	}
+// removeSuperseded removes the older boot of this slot, then what interrupted
+// admissions have left behind in others, one by one. A voter goes only while a
+// majority of those who stay answers: if another voter is down, the older boot's
+// vote is what keeps the cluster, and the newer one waits. Slots that the
+// operators have removed are not this one's concern: see reconcile.
+func (n *Node) removeSuperseded(ctx context.Context, slot string, index uint64) (uint64, error) {
+	s, view := n.store.Load(), n.machine.View()
 	members, at := s.Members()
 	if at != index {
 		return 0, fmt.Errorf("node: the configuration moved from %d to %d during an admission", index, at)
 	}
-	for _, m := range members {
-		if current[m.ID] {
-			continue
+	for _, ours := range []bool{true, false} {
+		for _, m := range slices.Clone(members) {
+			if held, superseded := formerSlot(view, m.ID); !superseded || (held == slot) != ours || !ours && m.Voter {
+				continue // an older voter of another slot stays until the newer boot of that slot is about to vote
+			}
+			err := n.mayRemove(ctx, members, nil, leaver{Member: m, removed: true})
+			if err != nil {
+				return 0, &RefusedError{Retry: true, Text: "the older boot of the slot has a vote that the cluster needs now: " + err.Error()}
+			}
+			if index, err = s.Remove(ctx, m.ID, index); err != nil {
+				return 0, err
+			}
+			members = slices.DeleteFunc(members, func(other raftstore.Member) bool { return other.ID == m.ID })
+			n.log.Info("removed", "server", m.ID)
 		}
-		var err error
-		if index, err = s.Remove(ctx, m.ID, index); err != nil {
-			return 0, err
-		}
-		n.log.Info("removed", "server", m.ID)
 	}
 	return index, nil
+}
+
+// formerSlot is the slot in which a newer boot has superseded the server.
+func formerSlot(view state.View, id raftstore.ServerID) (slot string, superseded bool) {
+	for _, m := range view.Members {
+		if slices.Contains(m.Former, [32]byte(id)) {
+			return m.Slot, true
+		}
+	}
+	return "", false
 }

@@ -362,3 +362,34 @@ func TestShownPoliciesAreProvenAndNeverOlder(t *testing.T) {
 		t.Errorf("a member behind the version that was asked for: %v", err)
 	}
 }
+
+// One voter is down and a second boot of another one asks for its slot: the
+// older boot stays, because the cluster could not commit anything without it.
+func TestOlderBootStaysWhileItsVoteIsNeeded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.start("a", "b", "c")
+	leader := s.leader()
+	rest := s.others(leader)
+	older, down := rest[0], rest[1]
+	first := s.key(s.client(s.endpoints()...))
+	down.Close()
+	newer := s.boot(older.slot, s.config(older.slot, s.launch("machine-"+older.slot, nodeImage)))
+	err := s.knock(newer, leader)
+	if r, ok := errors.AsType[*RefusedError](err); !ok || !r.Retry || !strings.Contains(r.Text, "needs now") {
+		t.Errorf("the newer boot: %v", err)
+	}
+	members, _ := leader.store.Load().Members()
+	if !contains(members, older.boot.id) {
+		t.Fatalf("the older boot is out: %v", members)
+	}
+	if again := s.key(s.client(leader.APIAddr())); !bytes.Equal(first, again) {
+		t.Error("another key")
+	}
+	s.restart(down, nodeImage) // now there is a majority without the older boot
+	s.awaitReady(s.runNode(newer))
+	members, _ = s.leader().store.Load().Members()
+	if contains(members, older.boot.id) || !contains(members, newer.boot.id) || len(members) != 3 {
+		t.Errorf("the configuration: %v", members)
+	}
+}

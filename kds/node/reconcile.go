@@ -77,7 +77,7 @@ func (n *Node) reconcile(ctx context.Context) error {
 	if who.ID == n.boot.id && len(due) > 1 {
 		who = due[1] // ourselves last: whoever takes over finds less to do
 	}
-	if err := n.mayRemove(ctx, view, members, due, who); err != nil {
+	if err := n.mayRemove(ctx, members, due, who); err != nil {
 		return err
 	}
 	if who.ID == n.boot.id {
@@ -127,13 +127,11 @@ const (
 )
 
 func placeOf(view state.View, id raftstore.ServerID) place {
-	for _, m := range view.Members {
-		switch {
-		case m.ServerID == id:
-			return hasSlot
-		case slices.Contains(m.Former, [32]byte(id)):
-			return wasSuperseded
-		}
+	if slices.ContainsFunc(view.Members, func(m state.Member) bool { return m.ServerID == id }) {
+		return hasSlot
+	}
+	if _, superseded := formerSlot(view, id); superseded {
+		return wasSuperseded
 	}
 	return noPlace
 }
@@ -156,7 +154,7 @@ func (n *Node) foreign(id raftstore.ServerID) bool {
 // of those who stay, as many must answer and satisfy the policy as are a majority
 // now. A cluster that would lose most of its roots by a policy keeps them, says
 // so, and waits for nodes that the policy accepts.
-func (n *Node) mayRemove(ctx context.Context, view state.View, members []raftstore.Member, due []leaver, who leaver) error {
+func (n *Node) mayRemove(ctx context.Context, members []raftstore.Member, due []leaver, who leaver) error {
 	if !who.Voter {
 		return nil
 	}
