@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
@@ -194,7 +195,7 @@ func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
 			a.report.Final = r.seen.final(a.report.Epoch, a.report.ServerID) != nil
 			a.report.Refused = ""
 			if err := r.usable(a); err != nil {
-				a.report.Refused = printable(err.Error())
+				a.report.Refused = printable(strings.TrimPrefix(err.Error(), ErrRecovery.Error()+": "))
 			}
 		}
 		out.Archives = append(out.Archives, a.report)
