@@ -26,7 +26,7 @@ type snapshotStore struct {
 	publishing diskLock // one snapshot goes to the archive at a time
 	mu         sync.Mutex
 	meta       *raft.SnapshotMeta
-	data       []byte
+	data       pieces
 }
 
 var _ raft.SnapshotStore = (*snapshotStore)(nil)
@@ -62,13 +62,13 @@ func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, erro
 		return nil, nil, errSnapshotGone
 	}
 	meta := *s.meta
-	return &meta, io.NopCloser(bytes.NewReader(s.data)), nil
+	return &meta, io.NopCloser(s.data.reader()), nil
 }
 
 // publish archives a complete snapshot and then shows it. The archive begins a
 // new part for it, which holds all that a recovery needs; once that is durable,
 // everything before it is let go, so that the archive is bounded as the log is.
-func (s *snapshotStore) publish(meta raft.SnapshotMeta, data []byte) error {
+func (s *snapshotStore) publish(meta raft.SnapshotMeta, data pieces) error {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
 	if s.newest() > meta.Index {
@@ -123,14 +123,12 @@ func (s *snapshotStore) checkpoint(index uint64) error {
 
 // archive writes the snapshot piece by piece, so that a large one does not keep
 // the log waiting; other records may fall between the chunks.
-func (s *snapshotStore) archive(meta raft.SnapshotMeta, data []byte) error {
-	const chunksAtOnce = 16
-	recs := []Record{{Kind: RecordSnapshot, Index: meta.Index, Term: meta.Term, End: uint64(len(data)),
+func (s *snapshotStore) archive(meta raft.SnapshotMeta, data pieces) error {
+	const chunksAtOnce = 4 // a commit waits for one such write at most
+	recs := []Record{{Kind: RecordSnapshot, Index: meta.Index, Term: meta.Term, End: uint64(meta.Size),
 		Data: raft.EncodeConfiguration(meta.Configuration)}}
-	for rest := data; len(rest) > 0; {
-		n := min(len(rest), chunkSize)
-		recs = append(recs, Record{Kind: RecordChunk, Data: rest[:n]})
-		rest = rest[n:]
+	for _, piece := range data {
+		recs = append(recs, Record{Kind: RecordChunk, Data: piece})
 	}
 	for part := range slices.Chunk(recs, chunksAtOnce) {
 		if err := s.journal.write(part...); err != nil {
@@ -140,10 +138,36 @@ func (s *snapshotStore) archive(meta raft.SnapshotMeta, data []byte) error {
 	return nil
 }
 
+// pieces is a snapshot in memory, in chunks of chunkSize of which the last may be
+// shorter: a slice that grows would be copied again and again, and be there twice
+// each time.
+type pieces [][]byte
+
+func (p *pieces) write(b []byte) {
+	for len(b) > 0 {
+		last := len(*p) - 1
+		if last < 0 || len((*p)[last]) == chunkSize {
+			*p = append(*p, make([]byte, 0, chunkSize))
+			last++
+		}
+		n := min(len(b), chunkSize-len((*p)[last]))
+		(*p)[last] = append((*p)[last], b[:n]...)
+		b = b[n:]
+	}
+}
+
+func (p pieces) reader() io.Reader {
+	readers := make([]io.Reader, len(p))
+	for i, piece := range p {
+		readers[i] = bytes.NewReader(piece)
+	}
+	return io.MultiReader(readers...)
+}
+
 type snapshotSink struct {
 	store  *snapshotStore
 	meta   raft.SnapshotMeta
-	buf    []byte
+	data   pieces
 	closed bool
 }
 
@@ -151,10 +175,11 @@ func (s *snapshotSink) Write(p []byte) (int, error) {
 	if s.closed {
 		return 0, io.ErrClosedPipe
 	}
-	if len(s.buf)+len(p) > MaxSnapshot {
+	if s.meta.Size+int64(len(p)) > MaxSnapshot {
 		return 0, fmt.Errorf("raftstore: the snapshot is larger than %d bytes", MaxSnapshot)
 	}
-	s.buf = append(s.buf, p...)
+	s.data.write(p)
+	s.meta.Size += int64(len(p))
 	return len(p), nil
 }
 
@@ -166,12 +191,11 @@ func (s *snapshotSink) Close() error {
 		return nil
 	}
 	s.closed = true
-	s.meta.Size = int64(len(s.buf))
-	return s.store.publish(s.meta, s.buf)
+	return s.store.publish(s.meta, s.data)
 }
 
 // Cancel forgets it.
 func (s *snapshotSink) Cancel() error {
-	s.closed, s.buf = true, nil
+	s.closed, s.data = true, nil
 	return nil
 }

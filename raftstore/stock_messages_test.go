@@ -300,7 +300,7 @@ func TestStockRedirected(t *testing.T) {
 			}
 		}
 		n.rooms(nodes)
-		eventually(t, "the old leader follows", func() bool { return slices.Contains(a.logged(), "right") })
+		eventually(t, "the two follow", func() bool { return slices.Contains(a.logged(), "right") && slices.Contains(c.logged(), "right") })
 		lost(t, "left", nodes...)
 		outcome(t, "two servers count as five: an acknowledged write is in no log any more")
 	})
