@@ -224,14 +224,39 @@ func TestConnectionsOfOnePeerAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newTestNet().cluster(t, "a")[0]
 		peer := ServerID{9}
-		for range maxInboundPerPeer {
-			defer dialAs(n, peer).Close()
+		ask := func(c *wireClient) error {
+			_, _, err := c.send(t, framePreVote, mustMarshal(t, &wireVote{Header: header(peer, "peer:1")}))
+			return err
 		}
-		synctest.Wait()
-		c := dialAs(n, peer)
-		c.SetDeadline(time.Now().Add(time.Second))
-		if _, err := c.Read(make([]byte, 1)); err == nil || errTimeout(err) == err {
-			t.Errorf("connection %d was served: %v", maxInboundPerPeer+1, err)
+		var conns []*wireClient
+		for range maxInboundPerPeer {
+			conns = append(conns, dialAs(n, peer))
+			defer conns[len(conns)-1].Close()
+			synctest.Wait()
+		}
+		if err := ask(conns[0]); err != nil { // the oldest, and not the one that is silent for longest
+			t.Fatal(err)
+		}
+		for range 5 { // whose ends the network keeps back: new ones are served all the same
+			c := dialAs(n, peer)
+			defer c.Close()
+			if err := ask(c); err != nil {
+				t.Fatalf("a connection above the limit: %v", err)
+			}
+		}
+		n.trans.mu.Lock()
+		if got := len(n.trans.inbound[peer]); got != maxInboundPerPeer {
+			t.Errorf("%d connections are open", got)
+		}
+		n.trans.mu.Unlock()
+		if err := ask(conns[0]); err != nil {
+			t.Errorf("one that is in use was closed: %v", err)
+		}
+		for i, c := range conns[1:6] {
+			c.SetDeadline(time.Now().Add(time.Second))
+			if _, err := c.Read(make([]byte, 1)); err == nil || errTimeout(err) == err {
+				t.Errorf("silent connection %d is still open: %v", i+1, err)
+			}
 		}
 	})
 }

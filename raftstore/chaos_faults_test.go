@@ -126,6 +126,20 @@ var faults = []fault{
 		w.work.Go(func() { defer cancel(); b.TransferLeadership(ctx) })
 		return nil
 	}},
+	{"slow disk while leadership moves", 2, func(w *world) func() {
+		b, slow := w.target(), w.ms(300, 3000)
+		b.disk.set(func() { b.disk.slow = slow })
+		for range 4 {
+			for _, l := range w.live() {
+				if l != b && l.IsLeader() {
+					ctx, cancel := context.WithTimeout(w.ctx, time.Second)
+					w.work.Go(func() { defer cancel(); l.TransferLeadership(ctx) })
+				}
+			}
+			time.Sleep(w.ms(50, 300))
+		}
+		return func() { b.disk.set(func() { b.disk.slow = 0 }) }
+	}},
 	{"compact", 2, func(w *world) func() {
 		for _, b := range w.live() {
 			if w.dice.n(2) == 0 {

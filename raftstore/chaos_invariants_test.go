@@ -144,8 +144,8 @@ func (w *world) checkEntry(b *boot, r Record) {
 		w.violateLocked("index %d of term %d has two contents", r.Index, r.Term)
 	}
 	w.placed[p] = sum
-	if !b.holds[p] {
-		b.holds[p] = true
+	if !b.held[p] {
+		b.held[p] = true
 		w.holders[p]++
 	}
 	w.mu.Unlock()

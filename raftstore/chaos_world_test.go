@@ -52,18 +52,6 @@ func (c *counters) faults() string {
 	return b.String()
 }
 
-// mutation takes one rule away, to see the harness notice.
-type mutation int
-
-const (
-	sound mutation = iota
-	readsByVerifyLeader
-	heartbeatFastPath
-	commitUnclamped
-	bootsFromOldDisk
-	replaysSnapshots // of the transport's guard against snapshots that come late
-)
-
 // dice is a source of randomness for goroutines of one bubble.
 type dice struct {
 	mu sync.Mutex
@@ -137,7 +125,7 @@ type boot struct {
 	opened  int
 	votes   map[uint64]string
 	highest uint64 // term on disk
-	holds   map[place]bool
+	held    map[place]bool
 	configs []storedConfig // of its log, in order
 }
 
@@ -227,7 +215,7 @@ func (w *world) boot(slot int, disk string) *boot {
 	}
 	b := &boot{w: w, number: number, slot: slot, id: sha256.Sum256(fmt.Append(nil, "boot ", number)), rate: clock.name,
 		addr: fmt.Sprintf("slot-%d:1", slot), machine: newChaosMachine(w, number), disk: newChaosDisk(w.stats), key: key,
-		votes: map[uint64]string{}, holds: map[place]bool{}}
+		votes: map[uint64]string{}, held: map[place]bool{}}
 	w.open(b, clock.rate)
 	if b.opener, err = NewOpener(key, Chain{ClusterID: [32]byte{1}, Epoch: 1, Server: b.id}); err != nil {
 		w.t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,11 +16,16 @@ import (
 
 // serve answers the requests of one inbound channel until it ends. Requests of
 // one connection are handled one at a time, which is the back-pressure on a peer.
-func (t *transport) serve(conn net.Conn, peer ServerID) {
+func (t *transport) serve(raw net.Conn, peer ServerID) {
+	conn := &inboundConn{Conn: raw, clock: &t.uses}
 	defer conn.Close()
-	if err := t.admit(conn, peer); err != nil {
+	idle, err := t.admit(conn, peer)
+	if err != nil {
 		t.refuse(peer, err)
 		return
+	}
+	if idle != nil {
+		idle.Close()
 	}
 	defer t.serving.Done()
 	defer t.forget(conn, peer)
@@ -49,28 +55,54 @@ func (t *transport) serve(conn net.Conn, peer ServerID) {
 	}
 }
 
-func (t *transport) admit(conn net.Conn, peer ServerID) error {
+// inboundConn remembers when it last brought something.
+type inboundConn struct {
+	net.Conn
+	clock *atomic.Uint64 // counts what all of them bring
+	used  atomic.Uint64
+}
+
+// Read reads from the connection.
+func (c *inboundConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.used.Store(c.clock.Add(1))
+	return n, err
+}
+
+// admit registers a connection. A peer has maxInboundPerPeer of them at most;
+// one more takes the place of the one that has been silent for longest, which
+// the caller closes: the network may keep the end of a connection from us for
+// as long as it likes, and a peer whose connections have all been lost that way
+// must be heard again.
+func (t *transport) admit(conn *inboundConn, peer ServerID) (idle *inboundConn, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case t.closed:
-		return ErrStopped
+		return nil, ErrStopped
 	case peer.IsZero() || peer == t.self:
-		return fmt.Errorf("%w: the channel is nobody's or our own", ErrPeer)
+		return nil, fmt.Errorf("%w: the channel is nobody's or our own", ErrPeer)
 	case t.members.removed(peer):
-		return fmt.Errorf("%w: server %s was removed", ErrPeer, peer.short())
-	case len(t.inbound[peer]) >= maxInboundPerPeer:
-		return fmt.Errorf("%w: more than %d connections", ErrPeer, maxInboundPerPeer)
+		return nil, fmt.Errorf("%w: server %s was removed", ErrPeer, peer.short())
+	}
+	conn.used.Store(t.uses.Add(1))
+	if len(t.inbound[peer]) >= maxInboundPerPeer {
+		for c := range t.inbound[peer] {
+			if idle == nil || c.used.Load() < idle.used.Load() {
+				idle = c
+			}
+		}
+		delete(t.inbound[peer], idle)
 	}
 	if t.inbound[peer] == nil {
-		t.inbound[peer] = map[net.Conn]bool{}
+		t.inbound[peer] = map[*inboundConn]bool{}
 	}
 	t.inbound[peer][conn] = true
 	t.serving.Add(1) // under mu, so that Close cannot begin to wait in between
-	return nil
+	return idle, nil
 }
 
-func (t *transport) forget(conn net.Conn, peer ServerID) {
+func (t *transport) forget(conn *inboundConn, peer ServerID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.inbound[peer], conn)

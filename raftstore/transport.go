@@ -44,7 +44,8 @@ type transport struct {
 	leader                    atomic.Pointer[func() raft.ServerID]
 	host                      host // what peers ask of this server beside raft; set before anybody is served
 	refused                   atomic.Uint64
-	growing                   diskLock // held while raft takes entries or a snapshot
+	uses                      atomic.Uint64 // see inboundConn
+	growing                   diskLock      // held while raft takes entries or a snapshot
 
 	ctx    context.Context // ends when the transport closes
 	cancel context.CancelFunc
@@ -53,7 +54,7 @@ type transport struct {
 	closed  bool
 	idle    map[ServerID][]*peerConn
 	open    map[ServerID]map[*peerConn]bool // all outbound connections, in use or idle
-	inbound map[ServerID]map[net.Conn]bool
+	inbound map[ServerID]map[*inboundConn]bool
 	streams map[ServerID]net.Conn // of inbound, the one that carries proposals
 	serving sync.WaitGroup
 }
@@ -85,7 +86,7 @@ func newTransport(self ServerID, addr string, d Dialer, t Timeouts, f *fence, lo
 	ctx, cancel := context.WithCancel(context.Background())
 	tr := &transport{self: self, addr: raftAddress(self, addr), dialer: d, timeouts: t, fence: f, log: log,
 		consumer: make(chan raft.RPC), acks: newAcks(), ctx: ctx, cancel: cancel,
-		idle: map[ServerID][]*peerConn{}, open: map[ServerID]map[*peerConn]bool{}, inbound: map[ServerID]map[net.Conn]bool{},
+		idle: map[ServerID][]*peerConn{}, open: map[ServerID]map[*peerConn]bool{}, inbound: map[ServerID]map[*inboundConn]bool{},
 		streams: map[ServerID]net.Conn{}, warned: onceIn{last: map[string]time.Time{}}}
 	tr.members = newMembers(tr.drop)
 	tr.members.log = log
