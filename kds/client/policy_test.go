@@ -1,0 +1,105 @@
+package client
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/claviger/claviger/kds/api"
+)
+
+// signedPolicy is a change of the node policy, signed by the operator with the seed.
+func signedPolicy(t *testing.T, c cluster, operator byte, epoch, parent uint64, constraints ...string) []byte {
+	t.Helper()
+	raw, err := api.NewAdmin(c.id, epoch, parent, &api.NodePolicyChange{Parent: parent, Constraints: constraints})
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := (&api.SignedAdmin{Statement: raw, Approvals: api.Approve(raw, newSigner(operator).key)}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+// A node of code that the manifest does not name is believed if it shows that the operators have named it since, in this
+// cluster and not in a later epoch than its own; from then on nobody goes back to the older code.
+func TestNodePolicyIsTheOperatorsNewestWord(t *testing.T) {
+	inSite(t, func(s *site) { s.newestPolicy() })
+}
+
+func (s *site) newestPolicy() {
+	s.Helper()
+	t := s.T
+	showing := func(policy []byte) func(*nodeConfig) {
+		return func(cfg *nodeConfig) {
+			cfg.image = otherImage
+			cfg.statement = func(st *api.NodeStatement) { st.Policy = policy }
+		}
+	}
+	newer := otherImage.Constraint()
+	s.node("old:1")
+	s.node("new:1", showing(signedPolicy(t, s.cluster, 99, 5, 1, newer)))
+	for name, policy := range map[string][]byte{
+		"a stranger's signature": signedPolicy(t, s.cluster, 98, 5, 1, newer),
+		"another cluster's":      signedPolicy(t, newCluster(t, 77, world().Root(), newer), 99, 5, 1, newer),
+		"a later epoch's":        signedPolicy(t, s.cluster, 99, 6, 1, newer),
+		"garbage":                []byte("policy"),
+		"none":                   nil,
+	} {
+		s.node("bad:1", showing(policy))
+		if _, err := s.client([]string{"bad:1"}).Cluster(t.Context()); !errors.Is(err, ErrNode) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	c := s.client([]string{"new:1", "old:1"})
+	if _, err := c.Cluster(t.Context()); err != nil { // either of them; now make sure of the new one
+		t.Fatal(err)
+	}
+	c.prefer("new:1")
+	if _, err := c.Cluster(t.Context()); err != nil || c.NodePolicy() != 2 {
+		t.Fatalf("a node that shows the operators' newest word: policy version %d, %v", c.NodePolicy(), err)
+	}
+	c.transport.Renew()
+	only := s.client([]string{"old:1"}, func(cfg *Config) { cfg.MinNodePolicy = 2 })
+	if _, err := only.Cluster(t.Context()); !errors.Is(err, ErrNode) {
+		t.Errorf("a node of older code, where version 2 was seen: %v", err)
+	}
+	c.cfg.Endpoints = []string{"old:1"}
+	c.prefer("old:1")
+	if _, err := c.Cluster(t.Context()); !errors.Is(err, ErrNode) {
+		t.Errorf("the same client, led back to older code: %v", err)
+	}
+}
+
+// Operators reach a member that the policy shuts out, to mend it; no app gets a key that way.
+func TestAnyMemberIsForOperatorsOnly(t *testing.T) {
+	inSite(t, func(s *site) { s.anyMember() })
+}
+
+func (s *site) anyMember() {
+	s.Helper()
+	t := s.T
+	s.node("a:1", func(cfg *nodeConfig) { cfg.image = otherImage })
+	c := s.client([]string{"a:1"}, func(cfg *Config) { cfg.AnyMember = true })
+	if _, err := c.Cluster(t.Context()); err != nil {
+		t.Errorf("looking at the cluster: %v", err)
+	}
+	raw, err := api.NewAdmin(s.cluster.id, 5, 1, &api.Stop{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reply, err := c.Operate(t.Context(), api.AdminRequest{Statement: raw}); err != nil || reply.Index != 9 {
+		t.Errorf("submitting: %+v, %v", reply, err)
+	}
+	if k, _, err := c.Key(t.Context(), api.KeyRequest{Constraint: appImage.Constraint(), Name: "db", Purpose: "aes-256"}); !errors.Is(err, ErrConfig) || !k.IsZero() {
+		t.Errorf("a key: %v", err)
+	}
+	if _, err := c.Attest(t.Context(), api.AttestRequest{Quote: []byte{1}}); !errors.Is(err, ErrConfig) {
+		t.Errorf("a verdict: %v", err)
+	}
+	stranger := newCluster(t, 55, world().Root(), nodeImage.Constraint())
+	s.node("b:1", func(cfg *nodeConfig) { cfg.cluster = stranger })
+	if _, err := s.client([]string{"b:1"}, func(cfg *Config) { cfg.AnyMember = true }).Cluster(t.Context()); err == nil {
+		t.Error("a node of another cluster was believed")
+	}
+}
