@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -295,6 +294,6 @@ func showReport(t *testing.T, r *RecoveryReport) {
 	list := slices.Clone(r.Archives)
 	slices.SortFunc(list, func(a, b ArchiveReport) int { return cmp.Compare(a.Slot, b.Slot) })
 	for _, a := range list {
-		t.Log(fmt.Sprintf("%-2s epoch %d index %d term %d log %d chain %.12s torn=%q problem=%q: %s", a.Slot, a.Epoch, a.Index, a.Term, a.LogSize, a.Chain, a.Torn, a.Problem, a.Verdict))
+		t.Logf("%-2s epoch %d index %d term %d log %d chain %.12s torn=%q problem=%q: %s", a.Slot, a.Epoch, a.Index, a.Term, a.LogSize, a.Chain, a.Torn, a.Problem, a.Verdict)
 	}
 }
