@@ -347,8 +347,8 @@ func report(b *testing.B, what string, list []*series) {
 	b.Helper()
 	for _, s := range list {
 		slices.SortFunc(s.took, cmp.Compare)
-		b.Logf("%-28s %9.0f %s/s   p50 %8.3f ms   p99 %8.3f ms   ours is %5.2f x", s.name, s.rate(), what,
-			ms(s.quantile(.5)), ms(s.quantile(.99)), list[0].rate()/s.rate())
+		b.Logf("%-28s %9.0f %s/s   p50 %8.3f ms   p99 %8.3f ms   %5.2f of the first", s.name, s.rate(), what,
+			ms(s.quantile(.5)), ms(s.quantile(.99)), s.rate()/list[0].rate())
 		b.ReportMetric(s.rate(), s.name+"/s")
 		if s.failed != 0 { // an election, on a busy machine
 			b.Logf("%s: %d calls failed", s.name, s.failed)
