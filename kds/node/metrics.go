@@ -1,6 +1,10 @@
 package node
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/claviger/claviger/kds/state"
+)
 
 type metrics struct {
 	admissions prometheus.Counter
@@ -31,4 +35,20 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		waiting:    counter("superseded_waits_total", "Times a superseded boot heard no leader and no peer could say whether it was removed."),
 		clones:     counter("clone_alarms_total", "Admissions to a slot whose older boot was still alive."),
 	}
+}
+
+// newStateMetrics shows what the replicated state says, as this node knows it.
+func newStateMetrics(r prometheus.Registerer, view func() state.View) {
+	gauge := func(name, help string, value func(state.View) float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "claviger_node_" + name, Help: help}, func() float64 { return value(view()) }))
+	}
+	gauge("feature_level", "Feature level of the replicated state.", func(v state.View) float64 { return float64(v.Level) })
+	gauge("policy_version", "Version of the node policy in the replicated state.", func(v state.View) float64 { return float64(v.NodePolicy) })
+	gauge("pending_tickets", "Tickets of the operators that no boot has used yet.", func(v state.View) float64 { return float64(len(v.Tickets)) })
+	gauge("epoch_ended", "1 once the operators have ended the epoch.", func(v state.View) float64 {
+		if v.Ended {
+			return 1
+		}
+		return 0
+	})
 }

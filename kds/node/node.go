@@ -126,6 +126,7 @@ func New(cfg Config) (*Node, error) {
 		n.registry = prometheus.NewRegistry()
 	}
 	n.metrics = newMetrics(n.registry)
+	newStateMetrics(n.registry, n.machine.View)
 	newCacheMetrics(n.registry, verifier.Stats)
 	n.judge = &kds.Assessor{Machine: n.machine, Verifier: verifier, Source: source(cfg.Collateral), Clock: n.cfg.Clock, Logger: n.log}
 	n.prover = newProver(&n.cfg, verifier, n.log)

@@ -61,6 +61,9 @@ type Config struct {
 	Join []string `yaml:"join"`
 	// MinEpoch is the lowest epoch of the cluster to join: after a recovery, the new one.
 	MinEpoch uint64 `yaml:"min_epoch"`
+	// MinNodePolicy is the lowest version of the node policy that members must know of: the one that 'claviger cluster policy'
+	// shows. It keeps a joining node from members of code that the operators have given up since.
+	MinNodePolicy uint64 `yaml:"min_node_policy"`
 	// Collateral says where collateral comes from. Not used by simulated nodes.
 	Collateral daemon.Collateral `yaml:"collateral"`
 	// Genesis describes a cluster to found. It is read only with --genesis.

@@ -80,7 +80,7 @@ func Run(ctx context.Context, c *Config, p Platform, mode Mode, log *slog.Logger
 		nc.Recovery, nc.ClusterID, err = c.recover(p, log)
 	default:
 		nc.ClusterID, err = c.pin(p.Pinned)
-		nc.MinEpoch = c.MinEpoch
+		nc.MinEpoch, nc.MinNodePolicy = c.MinEpoch, c.MinNodePolicy
 	}
 	if err != nil {
 		return err
