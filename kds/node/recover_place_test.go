@@ -9,6 +9,8 @@ import (
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/state"
+	"github.com/claviger/claviger/raftstore"
+	"github.com/claviger/claviger/raftstore/archive/bolt"
 )
 
 // All machines are gone: another one takes a dead slot, because the operators
@@ -85,5 +87,23 @@ func TestRecoveryKeepsTheNodePolicy(t *testing.T) {
 	l.awaitReady(l.run(joiner))
 	if err := l.refused(l.config("c", l.launch("machine-c", nodeImage))); !errors.Is(err, ErrNodePolicy) && !strings.Contains(err.Error(), "node policy") {
 		t.Errorf("expelled code joins the new epoch: %v", err)
+	}
+}
+
+// The archives of a bolt database, as simulated nodes have them, do as well.
+func TestRecoveryFromBolt(t *testing.T) {
+	t.Parallel()
+	l := newLostSite(t)
+	l.archive = func(dir string, id raftstore.ServerID) (raftstore.Archive, error) { return bolt.Create(dir, id) }
+	l.found("a", "b")
+	before, _ := l.keyOf(l.client(l.endpoints()...), 0)
+	l.settled()
+	dead := l.crash()
+	r := l.recovery(dead)
+	r.Records = bolt.Records
+	first := l.recoverOn("b", r)
+	l.awaitReady(first)
+	if again, _ := l.keyOf(l.client(first.APIAddr()), 1); string(again) != string(before) {
+		t.Error("another key")
 	}
 }

@@ -46,8 +46,10 @@ func TestRecovery(t *testing.T) {
 		return approve(ctx, got, refused)
 	}
 	home := dead[slices.IndexFunc(dead, func(n *running) bool { return n != rolled && n != forked })]
+	start := time.Now()
 	first := l.recoverOn(home.slot, r)
 	l.awaitReady(first)
+	t.Logf("five archives inspected, the epoch open and served after %v", time.Since(start).Round(time.Millisecond))
 
 	showReport(t, report)
 	if a := report.Archive(api.ID(rolled.ServerID())); a == nil || !strings.HasPrefix(a.Verdict, "behind") {

@@ -27,6 +27,8 @@ type lostSite struct {
 	keys   []ed25519.PrivateKey
 	shares []kds.Share
 	net    *fabric
+	// archive makes the nodes' archives; nil means files
+	archive func(string, raftstore.ServerID) (raftstore.Archive, error)
 }
 
 func newLostSite(t *testing.T) *lostSite {
@@ -45,6 +47,7 @@ func (l *lostSite) found(slots ...string) []*running {
 	l.t.Helper()
 	for i, slot := range slots {
 		cfg := l.config(slot, l.launch("machine-"+slot, nodeImage))
+		cfg.Archive = l.archive
 		if i == 0 {
 			l.genesis(&cfg)
 			g := cfg.Genesis
