@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/hashicorp/raft"
 )
@@ -38,11 +39,14 @@ func (t *transport) appendEntries(a *raft.AppendEntriesRequest) (wireReply, erro
 		t.growing.Lock()
 		defer t.growing.Unlock()
 	}
-	if a.PrevLogEntry > 0 && t.host.begins(a.PrevLogEntry, a.PrevLogTerm) {
-		// Raft compares with the last entry it remembers, also after it has
-		// installed a snapshot in the place of a log that ended otherwise, and
-		// would refuse the leader for ever. It skips the question for 0.
+	if applied, gone := t.host.compacted(a.PrevLogEntry); gone {
+		// Raft refuses a request that goes on from an entry which it has
+		// compacted, or which a snapshot has brought; a leader whose own log begins
+		// no earlier would send its snapshot, which is held, and the same request
+		// again, for ever and without a pause. What is applied here is committed:
+		// the leader has the same up to there. Raft skips the question for 0.
 		a.PrevLogEntry, a.PrevLogTerm = 0, 0
+		a.Entries = slices.DeleteFunc(a.Entries, func(l *raft.Log) bool { return l.Index <= applied })
 	}
 	return t.dispatch(a, nil)
 }

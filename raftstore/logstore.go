@@ -59,7 +59,7 @@ func (s *logStore) last() uint64 {
 func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if len(s.entries) == 0 || index < s.first || index > s.last() {
+	if !s.within(index) {
 		return raft.ErrLogNotFound
 	}
 	*l = s.entries[index-s.first]
@@ -70,7 +70,19 @@ func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 func (s *logStore) has(index, term uint64) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return !s.stale && len(s.entries) > 0 && index >= s.first && index <= s.last() && s.entries[index-s.first].Term == term
+	return !s.stale && s.within(index) && s.entries[index-s.first].Term == term
+}
+
+// contains says whether there is an entry at index.
+func (s *logStore) contains(index uint64) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.within(index)
+}
+
+// within needs mu.
+func (s *logStore) within(index uint64) bool {
+	return len(s.entries) > 0 && index >= s.first && index <= s.last()
 }
 
 // StoreLog stores one entry.

@@ -207,10 +207,11 @@ func (s *Store) heardFrom(term uint64, limit <-chan time.Time, configurations ..
 	return nil
 }
 
-// begins says whether the log goes on from an applied snapshot whose last entry
-// is the one at index of term.
-func (s *Store) begins(index, term uint64) bool {
-	return s.snaps.endsWith(index, term) && s.raft.AppliedIndex() >= index
+// compacted says whether the entry at index is applied here and not in the log
+// any more, and up to where everything is applied.
+func (s *Store) compacted(index uint64) (applied uint64, gone bool) {
+	applied = s.raft.AppliedIndex()
+	return applied, index > 0 && index <= applied && !s.logs.contains(index)
 }
 
 // awaitCommitIn waits until an entry of term is committed: raft appends one as

@@ -161,6 +161,40 @@ func TestSnapshotInThePlaceOfAnotherHistory(t *testing.T) {
 	}
 }
 
+// A server that has compacted its log further than its leader must not refuse
+// what goes on from an entry it has applied and let go.
+func TestLeaderMayBeginBehindWhatIsCompacted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet(t)
+		first := []wireEntry{{Index: 1, Term: 1, Type: uint8(raft.LogConfiguration), Data: p.conf}}
+		if rep := p.append(wireAppend{Term: 1, Commit: 6, Entries: append(first, commands(2, 1, "a", "b", "c", "d", "e")...)}); !rep.OK {
+			t.Fatal("the entries were refused")
+		}
+		p.n.raft.ReloadConfig(reloadTrailing(p.n, 0))
+		synctest.Wait()
+		if err := p.n.Compact(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if i, err := p.n.logs.LastIndex(); i != 0 || err != nil {
+			t.Fatalf("the log still goes to %d", i)
+		}
+		for _, w := range []wireAppend{
+			{Term: 2, PrevIndex: 3, PrevTerm: 1},
+			{Term: 2, PrevIndex: 3, PrevTerm: 1, Commit: 4, Entries: commands(4, 1, "c")},
+			{Term: 2, PrevIndex: 4, PrevTerm: 1, Commit: 8, Entries: append(commands(5, 1, "d", "e"), commands(7, 2, "f", "g")...)},
+			{Term: 2, PrevIndex: 2, PrevTerm: 1, Commit: 8, Entries: commands(3, 1, "b", "c", "d", "e")},
+		} {
+			if rep := p.append(w); !rep.OK {
+				t.Fatalf("refused: %+v", w)
+			}
+		}
+		synctest.Wait()
+		if got := p.n.machine.list(); !slices.Equal(got, []string{"a", "b", "c", "d", "e", "f", "g"}) {
+			t.Fatalf("the machine has %q", got)
+		}
+	})
+}
+
 // The attack: a snapshot of a leader that has died meanwhile reaches a server
 // that is a candidate by now. The library takes the dead one for its leader,
 // goes on being a candidate, and refuses every other candidate's pre-vote.

@@ -103,13 +103,6 @@ func (s *snapshotStore) newest() uint64 {
 	return s.meta.Index
 }
 
-// endsWith says whether the newest snapshot ends with the entry at index of term.
-func (s *snapshotStore) endsWith(index, term uint64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.meta != nil && s.meta.Index == index && s.meta.Term == term
-}
-
 // checkpoint begins the new part of the archive with the term, the vote and the
 // log behind the snapshot as they are now: neither store may change in between.
 func (s *snapshotStore) checkpoint(index uint64) error {

@@ -67,7 +67,7 @@ var (
 
 // host is the store as its peers see it beside raft.
 type host interface {
-	begins(index, term uint64) bool // the log, behind an applied snapshot up to there
+	compacted(index uint64) (applied uint64, gone bool)
 	proposeFor(peer ServerID, entries [][]byte, fr *forwarded) error
 	readIndexFor(peer ServerID) (wireIndex, error)
 	configuration() raft.Configuration // the latest appended one
