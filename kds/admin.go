@@ -98,7 +98,7 @@ func checkStatement(view state.View, m *api.Manifest, signed api.SignedAdmin) (*
 	case last:
 		return st, nil
 	case view.Ended:
-		return nil, api.NewProblem(api.CodeEnded, "the operators have ended this epoch; what comes next is a recovery into a new one")
+		return nil, errEnded
 	case st.Sequence != view.Sequence+1:
 		return nil, refuseStatement(stageSequence, fmt.Errorf("it is number %d, the next one is %d; look at the cluster again, then make and sign a new one",
 			st.Sequence, view.Sequence+1))

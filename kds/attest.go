@@ -33,7 +33,7 @@ func (s *Service) attest(ctx context.Context, req api.AttestRequest) (api.Verdic
 	if err := s.Replica.SafeRead(ctx); err != nil { // a removed node must not answer
 		return api.Verdict{}, err
 	}
-	view, _, err := s.cluster()
+	view, _, err := s.live()
 	if err != nil {
 		return api.Verdict{}, err
 	}

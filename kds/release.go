@@ -62,7 +62,7 @@ func (s *Service) release(ctx context.Context, ev api.Evidence, req api.KeyReque
 	if err != nil {
 		return api.KeyReply{}, err
 	}
-	view, _, err := s.cluster()
+	view, _, err := s.live()
 	if err != nil {
 		return api.KeyReply{}, err
 	}
@@ -234,7 +234,7 @@ func (s *Service) publicKey(ctx context.Context, req api.PublicKeyRequest) (api.
 	if err := s.Replica.SafeRead(ctx); err != nil { // a removed node must not answer
 		return api.PublicKeyReply{}, err
 	}
-	view, manifest, err := s.cluster()
+	view, manifest, err := s.live()
 	if err != nil {
 		return api.PublicKeyReply{}, err
 	}

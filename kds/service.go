@@ -159,6 +159,21 @@ func (s *Service) cluster() (state.View, *api.Manifest, error) {
 	return view, manifest, nil
 }
 
+// errEnded refuses what only an epoch that goes on may answer.
+var errEnded = api.NewProblem(api.CodeEnded, "the operators have ended this epoch; what comes next is a recovery into a new one, whose nodes answer")
+
+// live is cluster, and refuses an epoch that the operators have ended: nothing
+// that it says about keys and evidence may be taken for the cluster's word any
+// more, since the epoch that follows may say otherwise, and its final
+// checkpoints need a machine that rests.
+func (s *Service) live() (state.View, *api.Manifest, error) {
+	view, manifest, err := s.cluster()
+	if err == nil && view.Ended {
+		err = errEnded
+	}
+	return view, manifest, err
+}
+
 // now is the instant that decisions are made for: the local clock, but never
 // before the latest signed time the cluster has seen.
 func (s *Service) now(view state.View) time.Time { return s.Assessor.instant(view) }

@@ -103,3 +103,22 @@ func (s *site) anyMember() {
 		t.Error("a node of another cluster was believed")
 	}
 }
+
+// A node whose epoch the operators have ended is left alone: another may be of the epoch that follows, and answers.
+func TestAnEndedNodeIsLeftAlone(t *testing.T) {
+	err := api.NewProblem(api.CodeEnded, "over")
+	tour := newTour([]string{"ended:1", "next:1"})
+	for range 2 {
+		if e, _, ok := tour.next(); ok && e == "ended:1" {
+			tour.failed(e, err)
+		}
+	}
+	for range 3 {
+		if e, _, ok := tour.next(); !ok || e != "next:1" {
+			t.Fatalf("asked %q again", e)
+		}
+	}
+	if !errors.Is(tour.failures(), err) {
+		t.Error("the reason is lost")
+	}
+}

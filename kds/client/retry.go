@@ -42,7 +42,7 @@ type fate int
 
 const (
 	later    fate = iota // passing trouble: another endpoint, or the same one after a pause
-	unproved             // the endpoint is not a node of ours: leave it alone in this call
+	unproved             // the endpoint is not a node of ours, or of an epoch that has ended: leave it alone in this call
 	final                // the answer is no, or the fault is on this side
 )
 
@@ -60,7 +60,10 @@ func fateOf(err error) fate {
 		}
 	}
 	if p, ok := errors.AsType[*api.Problem](err); ok {
-		if p.Code.Retry() {
+		switch {
+		case p.Code == api.CodeEnded: // another may be of the epoch that follows; this one will not say more
+			return unproved
+		case p.Code.Retry():
 			return later
 		}
 		return final
