@@ -15,6 +15,8 @@ import (
 )
 
 const (
+	admitTurn     = 3 * time.Second        // to wait for the admission before this one
+	maxAdmitQueue = 8                      // admissions that run or wait; the rest try again
 	admitLimit    = 2 * time.Minute        // one admission from request to promotion
 	aliveTimeout  = 500 * time.Millisecond // for an older boot of the slot to answer
 	catchUpLimit  = time.Minute            // for a nonvoter to catch up
@@ -67,11 +69,20 @@ func refusalOf(err error) *RefusedError {
 // oneAdmission lets one admission run at a time. Its place is free again before
 // the joiner hears of the outcome, so that an answer never races the next try.
 func (n *Node) oneAdmission(ctx context.Context, c *ratls.Conn, req joinRequest) error {
+	busy := &RefusedError{Retry: true, Text: "another admission is in progress; try again in a moment"}
+	select {
+	case n.admitQueue <- struct{}{}:
+		defer func() { <-n.admitQueue }()
+	default:
+		return busy
+	}
 	select {
 	case n.admitSem <- struct{}{}:
 		defer func() { <-n.admitSem }()
-	default:
-		return &RefusedError{Retry: true, Text: "another admission is in progress; try again in a moment"}
+	case <-time.After(admitTurn):
+		return busy
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	return n.admission(ctx, c, req)
 }

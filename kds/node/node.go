@@ -85,6 +85,7 @@ type Node struct {
 	drained    chan struct{} // closed when the last one has been answered
 	finished   chan struct{} // closed when Run has torn everything down
 	admitSem   chan struct{} // one admission at a time
+	admitQueue chan struct{} // those that run or wait for their turn
 	replaced   chan struct{} // closed when the state gives our slot to another boot, or takes it away
 	replace    sync.Once
 	outcome    error // ErrSuperseded or ErrRemoved; written before replaced is closed
@@ -113,7 +114,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, registry: cfg.Registry, verifier: verifier, machine: state.New(),
-		ready: make(chan struct{}), finished: make(chan struct{}), draining: make(chan struct{}), drained: make(chan struct{}), admitSem: make(chan struct{}, 1), replaced: make(chan struct{}), epochEnded: make(chan struct{}), level: state.Level,
+		ready: make(chan struct{}), finished: make(chan struct{}), draining: make(chan struct{}), drained: make(chan struct{}), admitSem: make(chan struct{}, 1), admitQueue: make(chan struct{}, maxAdmitQueue), replaced: make(chan struct{}), epochEnded: make(chan struct{}), level: state.Level,
 		channels: newChannels(), newSets: make(chan struct{}, 1), reconcileNow: make(chan struct{}, 1), started: time.Now(), tune: defaultTuning, openStore: raftstore.Open}
 	if n.cfg.Clock == nil {
 		n.cfg.Clock = time.Now
