@@ -30,8 +30,9 @@ type Recovery struct {
 	// WrappedFile. The newest that the shares open counts.
 	Wrapped []string
 	// Receipts and Finals are files with receipts that clients kept and with final
-	// checkpoints of servers that were stopped. They are read when the report is
-	// made and again before the epoch opens; the new epoch begins below none.
+	// checkpoints of servers that were stopped, or directories with such files:
+	// *.json, and final-*.json. They are read when the report is made and again
+	// before the epoch opens; the new epoch begins below none.
 	Receipts, Finals []string
 	// MinNodePolicy is the lowest version of the node policy to accept: what the
 	// operators last saw. From the host's file it protects against mistakes; what
@@ -215,9 +216,15 @@ func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
 
 // look reads receipts and final checkpoints, which may have come or gone.
 func (r *recovery) look() error {
-	before := r.seen
-	r.seen = readWitnesses(r.Receipts, r.Finals, r.IdentityKey, r.n.cfg.ClusterID)
-	return r.seen.keep(before)
+	now, err := readWitnesses(r.Receipts, r.Finals, r.IdentityKey, r.n.cfg.ClusterID)
+	if err != nil {
+		return err
+	}
+	if err := now.keep(r.seen); err != nil {
+		return err
+	}
+	r.seen = now
+	return nil
 }
 
 // usable says why an archive cannot be the source of a new epoch, as far as

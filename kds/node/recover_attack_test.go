@@ -95,6 +95,17 @@ func TestRecoveryRefuses(t *testing.T) {
 				return approve(ctx, report, refused)
 			}
 		}, ErrBelow, "leaves"},
+		"a receipt in a directory": {func(r *Recovery) {
+			oldOnly(r)
+			r.Receipts = []string{filepath.Dir(c.write("receipt.json", c.receipt))}
+		}, ErrBelow, "leaves"},
+		"a final checkpoint in a directory": {func(r *Recovery) {
+			name := c.final(func(f *api.FinalCheckpoint) { f.Epoch = 7 })
+			if err := os.Rename(name, filepath.Join(filepath.Dir(name), "final-x.json")); err != nil {
+				t.Error(err)
+			}
+			r.Finals = []string{filepath.Dir(name)}
+		}, ErrBelow, "epoch 7"},
 		"a receipt that is taken away after the report": {func(r *Recovery) {
 			oldOnly(r)
 			r.Receipts = []string{c.write("receipt.json", c.receipt)}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
@@ -43,7 +45,7 @@ type finalSeen struct {
 // maxProofs bounds the witnesses of one kind that count.
 const maxProofs = 4 * maxWitnesses
 
-var errTooMany = errors.New("more receipts or final checkpoints than a recovery keeps; start it again")
+var errTooMany = errors.New("more than 1024 files of receipts or final checkpoints; bring the newest, and start again")
 
 // keep adds what an earlier look has proved and this one has not seen: nobody
 // unproves a receipt by taking its file away.
@@ -75,23 +77,47 @@ func (w *witnesses) keep(before *witnesses) error {
 // again before the epoch opens, because one may arrive in between (finding 1 of
 // raftstore/model). A file that is missing or proves nothing is reported and
 // not counted: whoever could put it there could have left it away.
-func readWitnesses(receipts, finals []string, identity ed25519.PublicKey, id api.ID) *witnesses {
+func readWitnesses(receipts, finals []string, identity ed25519.PublicKey, id api.ID) (*witnesses, error) {
 	w := &witnesses{}
-	for _, path := range receipts[:min(len(receipts), maxWitnesses)] {
+	receipts, finals = witnessFiles(receipts, ""), witnessFiles(finals, "final-")
+	if len(receipts) > maxWitnesses || len(finals) > maxWitnesses {
+		return nil, fmt.Errorf("%w: %w", ErrRecovery, errTooMany)
+	}
+	for _, path := range receipts {
 		s := receiptSeen{path: path}
 		if s.err = readWitness(path, &s.r); s.err == nil {
 			_, s.err = s.r.Verify(identity, id)
 		}
 		w.receipts = append(w.receipts, s)
 	}
-	for _, path := range finals[:min(len(finals), maxWitnesses)] {
+	for _, path := range finals {
 		s := finalSeen{path: path}
 		if s.err = readWitness(path, &s.f); s.err == nil {
 			s.err = s.f.Verify(identity, id)
 		}
 		w.finals = append(w.finals, s)
 	}
-	return w
+	return w, nil
+}
+
+// witnessFiles puts the files of a directory, those of a name that begins and
+// ends right, in its place: at every look, since one may have come. A directory
+// that cannot be listed stays, and is reported as what it is.
+func witnessFiles(paths []string, prefix string) (files []string) {
+	for _, path := range paths {
+		entries, err := os.ReadDir(path)
+		if err != nil {
+			files = append(files, path)
+			continue
+		}
+		for _, e := range entries {
+			if name := e.Name(); !e.IsDir() && strings.HasPrefix(name, prefix) && strings.HasSuffix(name, ".json") {
+				files = append(files, filepath.Join(path, name))
+			}
+		}
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
 }
 
 // readWitness leaves the file's name out of errors about what is in it.

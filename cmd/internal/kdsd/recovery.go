@@ -31,9 +31,11 @@ type Recovery struct {
 	Archives []string `yaml:"archives"`
 	// Wrapped lists files with the wrapped roots. Those beside the archives are found without it.
 	Wrapped []string `yaml:"wrapped"`
-	// Receipts lists files with receipts of key releases that clients have kept. The new epoch begins below none.
+	// Receipts lists files with receipts of key releases that clients have kept, or directories of *.json. The new epoch
+	// begins below none.
 	Receipts []string `yaml:"receipts"`
-	// Finals lists files with final checkpoints of a planned stop. Those beside the archives are found without it.
+	// Finals lists files with final checkpoints of a planned stop, or directories of final-*.json. Those beside the archives
+	// are found without it.
 	Finals []string `yaml:"finals"`
 	// MinNodePolicy is the lowest version of the node policy to accept.
 	MinNodePolicy uint64 `yaml:"min_node_policy"`
