@@ -56,13 +56,16 @@ func ParseSignedAdmin(raw []byte) (*SignedAdmin, error) {
 type NodePolicy struct {
 	Epoch       uint64 // of the statement; 0 for the manifest's own
 	Version     uint64
+	Sequence    uint64 // of the statement; 0 for the manifest's own
 	Constraints []string
 }
 
 // Newer reports whether p replaces q. A recovery may fall back behind versions
-// of the epoch before it; what is signed in a later epoch replaces those.
+// of the epoch before it; what is signed in a later epoch replaces those. Of two
+// that were signed to replace the same version one was carried out at most; whoever
+// holds the state knows which, and others go by the place in the order.
 func (p NodePolicy) Newer(q NodePolicy) bool {
-	return cmp.Or(cmp.Compare(p.Epoch, q.Epoch), cmp.Compare(p.Version, q.Version)) > 0
+	return cmp.Or(cmp.Compare(p.Epoch, q.Epoch), cmp.Compare(p.Version, q.Version), cmp.Compare(p.Sequence, q.Sequence)) > 0
 }
 
 // FirstNodePolicy is the node policy of a cluster's genesis: version 1.
@@ -88,7 +91,7 @@ func ParseNodePolicy(m *Manifest, clusterID ID, signed []byte) (NodePolicy, erro
 	if !ok {
 		return NodePolicy{}, fmt.Errorf("%w: a statement of kind %s is no node policy", ErrAdmin, st.Kind)
 	}
-	return NodePolicy{Epoch: st.Epoch, Version: change.Parent + 1, Constraints: change.Constraints}, nil
+	return NodePolicy{Epoch: st.Epoch, Version: change.Parent + 1, Sequence: st.Sequence, Constraints: change.Constraints}, nil
 }
 
 // NodePolicy proves the node policy that a verified statement shows, under the

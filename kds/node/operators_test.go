@@ -363,6 +363,55 @@ func TestShownPoliciesAreProvenAndNeverOlder(t *testing.T) {
 	}
 }
 
+// Operators have signed a wide policy, another statement came first, and they have
+// signed again, a narrower one. The host kept the first. A member of code that is
+// not accepted any more shows it: whoever knows that it was never carried out
+// does not believe it, and whoever believed it comes back with the log.
+func TestSignedPoliciesThatWereOvertakenCountForNothing(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	a := s.start("a")[0]
+	admin := s.client(a.APIAddr())
+	m := a.membership()
+	st, err := api.ParseNodeStatement(m.statement)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wide := s.sign(admin, policyChange(1, nodeImage, appImage))
+	signed, err := (&api.SignedAdmin{Statement: wide.Statement, Approvals: wide.Approvals}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.Policy = signed
+	p, err := a.shownPolicy(m.manifest, st)
+	if err != nil || p.Version != 2 {
+		t.Fatalf("what may still be carried out: version %d, %v", p.Version, err)
+	}
+	a.learnPolicy(p, signed)
+	if len(a.policy(m.manifest).Constraints) != 2 {
+		t.Fatal("it was not learnt")
+	}
+
+	s.operate(admin, &api.Ticket{Slot: "x", ServerID: api.ID{1}, PlatformID: api.ID{2}}) // comes first
+	if got := a.policy(m.manifest); got.Version != 1 || len(got.Constraints) != 1 {
+		t.Errorf("the log has passed it by, and it is in force: version %d, %q", got.Version, got.Constraints)
+	}
+	if mine, err := api.ParseNodeStatement(a.prover.attachment); err != nil || len(mine.Policy) != 0 {
+		t.Errorf("it is still shown to others: %v", err)
+	}
+	s.operate(admin, policyChange(1, nodeImage)) // the narrower one, of the same version
+	for range 2 {
+		p, err = a.shownPolicy(m.manifest, st)
+		if err != nil || len(p.Constraints) != 1 || p.Version != 2 {
+			t.Errorf("shown again, it is believed: version %d, %q, %v", p.Version, p.Constraints, err)
+		}
+		a.learnPolicy(p, signed)
+	}
+	if got := a.policy(m.manifest); len(got.Constraints) != 1 || got.Sequence != 2 {
+		t.Errorf("in force: %+v", got)
+	}
+}
+
 // One voter is down and a second boot of another one asks for its slot: the
 // older boot stays, because the cluster could not commit anything without it.
 func TestOlderBootStaysWhileItsVoteIsNeeded(t *testing.T) {

@@ -2,9 +2,11 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
 )
 
 // policyInForce is the newest node policy that this node has proof of.
@@ -15,8 +17,10 @@ import (
 // nobody goes back behind one: a member that lagged while the policy changed must
 // understand a leader that is of newer code, and a host that keeps a server of
 // expelled code alive must not find a node that takes it for a member again.
-// Signed is not committed: what is signed and was never submitted counts only for
-// whom a member shows it, and members show only what they have applied.
+// Signed is not committed: operators sign again when another statement comes first,
+// and a host keeps what they signed before. Where the log has come past the place
+// that a policy was signed for, the state says what became of it, and a policy that
+// is not the state's counts for nothing: see overtaken.
 type policyInForce struct {
 	api.NodePolicy
 	signed []byte    // api.SignedAdmin, encoded; empty for the manifest's own
@@ -39,7 +43,7 @@ func (n *Node) shownPolicy(m *api.Manifest, st *api.NodeStatement) (api.NodePoli
 		return api.NodePolicy{}, fmt.Errorf("%w: %w", ErrNotMember, err)
 	}
 	known := n.policy(m)
-	if shown.Newer(known) {
+	if shown.Newer(known) && !n.overtaken(shown) {
 		known = shown
 	}
 	if known.Version < n.cfg.MinNodePolicy {
@@ -48,12 +52,36 @@ func (n *Node) shownPolicy(m *api.Manifest, st *api.NodeStatement) (api.NodePoli
 	return known, nil
 }
 
-// learnPolicy adopts a proven policy if it is newer, and shows it from now on.
-// The evidence of whoever showed it has been judged by it.
+// overtaken reports whether the state here has decided on a policy, and for
+// another one: it was signed for an epoch that is over, or for a place in the order
+// of statements that has been filled, and is not in force.
+func (n *Node) overtaken(p api.NodePolicy) bool {
+	v := n.machine.View()
+	open := v.ClusterID.IsZero() || p.Epoch > v.Epoch || p.Epoch == v.Epoch && p.Sequence > v.Sequence
+	return !open && (p.Version != v.NodePolicy || !slices.Equal(p.Constraints, v.NodePolicyText))
+}
+
+// followPolicy adopts the policy of the state.
+func (n *Node) followPolicy(view state.View) {
+	m := n.membership()
+	if m == nil || len(view.NodePolicySigned) == 0 && n.inForce.Load() == nil {
+		return
+	}
+	p, err := api.ParseNodePolicy(m.manifest, m.clusterID, view.NodePolicySigned)
+	if err != nil { // cannot happen: Apply has checked it
+		n.log.Error("the node policy in the state cannot be read", "error", err)
+		return
+	}
+	n.learnPolicy(p, view.NodePolicySigned)
+}
+
+// learnPolicy adopts a proven policy if it is newer, or if the one before was
+// overtaken, and shows it from now on. The evidence of whoever showed it has been
+// judged by it.
 func (n *Node) learnPolicy(p api.NodePolicy, signed []byte) {
 	for {
 		old := n.inForce.Load()
-		if old != nil && !p.Newer(old.NodePolicy) {
+		if n.overtaken(p) || old != nil && !p.Newer(old.NodePolicy) && !n.overtaken(old.NodePolicy) {
 			return
 		}
 		if !n.inForce.CompareAndSwap(old, &policyInForce{p, signed, time.Now()}) {
@@ -63,6 +91,9 @@ func (n *Node) learnPolicy(p api.NodePolicy, signed []byte) {
 		n.showPolicy()
 		n.onCollateral() // look at all members again
 		time.AfterFunc(n.tune.expelGrace+time.Second, n.onCollateral)
+		if n.overtaken(p) { // by what was applied in between
+			n.followPolicy(n.machine.View())
+		}
 		return
 	}
 }

@@ -61,14 +61,7 @@ func (n *Node) onStatement(s state.Operated) {
 
 // followState does here what the operators have decided.
 func (n *Node) followState(view state.View) {
-	if m := n.membership(); m != nil && len(view.NodePolicySigned) > 0 {
-		p, err := api.ParseNodePolicy(m.manifest, m.clusterID, view.NodePolicySigned)
-		if err != nil { // cannot happen: Apply has checked it
-			n.log.Error("the node policy in the state cannot be read", "error", err)
-		} else {
-			n.learnPolicy(p, view.NodePolicySigned)
-		}
-	}
+	n.followPolicy(view)
 	if slices.Contains(view.Removed, [32]byte(n.boot.id)) {
 		n.loseSlot(ErrRemoved)
 	}
