@@ -23,7 +23,7 @@ import (
 //
 // The seed decides what the nemesis does, not how the machine schedules it: a run with the same seed is a similar run.
 var (
-	chaosMinutes = flag.Float64("chaos.minutes", 0.06, "minutes of rounds; starting and checking come on top")
+	chaosMinutes = flag.Float64("chaos.minutes", 0.12, "minutes of rounds; starting and checking come on top")
 	chaosSeed    = flag.Uint64("chaos.seed", 1, "seed of the nemesis")
 	chaosNodes   = flag.Int("chaos.nodes", 3, "key nodes: 3 or 5")
 	chaosOnly    = flag.String("chaos.only", "", "comma-separated kinds of faults, to look at them alone; empty: all")
