@@ -128,6 +128,11 @@ var faults = []fault{
 	}},
 	{"slow disk while leadership moves", 2, func(w *world) func() {
 		b, slow := w.target(), w.ms(300, 3000)
+		for range 5 {
+			if b.IsLeader() { // one that follows and is asked for votes shows more
+				b = w.target()
+			}
+		}
 		b.disk.set(func() { b.disk.slow = slow })
 		for range 4 {
 			for _, l := range w.live() {

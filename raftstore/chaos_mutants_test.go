@@ -44,12 +44,13 @@ func TestChaosSeesWhatIsMissing(t *testing.T) {
 	for name, c := range map[string]struct {
 		mutation mutation
 		within   int // seeds; those with many are played with -chaos.mutants only
+		clients  int
 		faults   []fault
 	}{
-		"VerifyLeader in the place of SafeRead": {readsByVerifyLeader, 300, pick("held replies, then alone", "hold replies", "isolate", "hand over leadership")},
-		"heartbeats beside the main loop":       {heartbeatFastPath, 300, pick("slow disk while leadership moves", "isolate", "reorder and delay")},
-		"a commit index that is not clamped":    {commitUnclamped, 300, pick("isolate", "isolate and deliver later", "hold requests", "reorder and delay", "slow link", "hand over leadership")},
-		"a server that starts from its disk":    {bootsFromOldDisk, 20, pick("isolate", "crash and boot at once", "hears and is not heard", "hand over leadership")},
+		"VerifyLeader in the place of SafeRead": {readsByVerifyLeader, 300, 5, pick("held replies, then alone", "hold replies", "isolate", "hand over leadership")},
+		"heartbeats beside the main loop":       {heartbeatFastPath, 300, 1, pick("slow disk while leadership moves", "isolate", "reorder and delay")},
+		"a commit index that is not clamped":    {commitUnclamped, 300, 5, pick("isolate", "isolate and deliver later", "hold requests", "reorder and delay", "slow link", "hand over leadership")},
+		"a server that starts from its disk":    {bootsFromOldDisk, 20, 5, pick("isolate", "crash and boot at once", "hears and is not heard", "hand over leadership")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -58,13 +59,13 @@ func TestChaosSeesWhatIsMissing(t *testing.T) {
 			}
 			stats := newCounters()
 			for seed := range uint64(c.within) {
-				o := runSeed(t, seed, plan{mutation: c.mutation, rounds: 40, faults: c.faults, clients: 5}, stats)
+				o := runSeed(t, seed, plan{mutation: c.mutation, rounds: 40, faults: c.faults, clients: c.clients}, stats)
 				if o.failed() && !strings.HasPrefix(o.violations[0], notWhole) { // that alone would be no wrong answer
-					t.Logf("seen at seed %d: %s", seed, o.violations[0])
+					t.Logf("%s: seen at seed %d: %s", name, seed, o.violations[0])
 					return
 				}
 			}
-			t.Errorf("not seen within %d seeds, %d rounds, %d operations", c.within, stats.rounds.Load(), stats.operations.Load())
+			t.Errorf("%s: not seen within %d seeds, %d rounds, %d operations", name, c.within, stats.rounds.Load(), stats.operations.Load())
 		})
 	}
 }

@@ -440,7 +440,7 @@ func (b *boot) step() (string, error) {
 			_, err := b.AddVoter(w.brief(), id, next.addr, at)
 			return fmt.Sprintf("promotes boot %d", next.number), err
 		}
-		if whole := len(slots); voters == whole { // one slot at a time is short of its voter
+		if whole := len(slots); voters == whole && !w.ailing(list) { // one slot at a time is short of its voter
 			_, err := b.Remove(w.brief(), old.ID, at)
 			if errors.Is(err, ErrNoQuorum) && !errors.Is(err, ErrOutcomeUnknown) {
 				w.stats.count("admission: removal refused")
@@ -463,6 +463,16 @@ func (b *boot) step() (string, error) {
 		return fmt.Sprintf("adds boot %d", next.number), err
 	}
 	return "", nil
+}
+
+// ailing says whether a voter's disk is full and it has not noticed: it answers,
+// and will not store a change. To take a living voter out at that time is the
+// loss of two, which no cluster of three survives and people must know.
+func (w *world) ailing(list []Member) bool {
+	return slices.ContainsFunc(list, func(m Member) bool {
+		v := w.byID(m.ID)
+		return m.Voter && v.doomed.Load() && !v.dead.Load()
+	})
 }
 
 // brief is the time one step is given.

@@ -192,13 +192,17 @@ func (t *transport) handleVote(peer ServerID, ft frameType, payload []byte) (wir
 	if err != nil {
 		return wireReply{}, err
 	}
+	last, electing := t.host.electing()
 	switch ft {
 	case frameVote:
 		h.ID = nil // raft then does not ask its own configuration: see asVoter
 		return t.dispatch(&raft.RequestVoteRequest{RPCHeader: h, Term: w.Term, Candidate: h.Addr,
-			LastLogIndex: w.LastIndex, LastLogTerm: w.LastTerm, LeadershipTransfer: w.Transfer}, nil)
+			LastLogIndex: w.LastIndex, LastLogTerm: w.LastTerm, LeadershipTransfer: w.Transfer || electing}, nil)
 	case framePreVote:
 		h.ID = asVoter(t.host.configuration())
+		if electing && last != "" {
+			h.Addr = []byte(last)
+		}
 		return t.dispatch(&raft.RequestPreVoteRequest{RPCHeader: h, Term: w.Term, LastLogIndex: w.LastIndex, LastLogTerm: w.LastTerm}, nil)
 	}
 	// Raft campaigns on any TimeoutNow, past pre-vote and past a healthy leader.

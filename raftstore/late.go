@@ -23,10 +23,6 @@ func (t *transport) installSnapshot(req *raft.InstallSnapshotRequest, data []byt
 		return t.dispatch(&raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: req.Term, Leader: req.Leader}, nil)
 	}
 	rep, err := t.dispatch(req, bytes.NewReader(data))
-	// Raft takes a snapshot's sender for its leader and remains a candidate if it
-	// is one; where that leader is gone it then refuses everybody else's pre-vote
-	// for ever. A heartbeat of the same leader and term makes it a follower.
-	t.dispatch(&raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: req.Term, Leader: req.Leader}, nil)
 	if err == nil && rep.OK {
 		t.snapshotsIn.Add(1)
 	}

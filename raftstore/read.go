@@ -207,6 +207,17 @@ func (s *Store) heardFrom(term uint64, limit <-chan time.Time, configurations ..
 	return nil
 }
 
+// electing says that this server is a candidate, and whom raft takes for the
+// leader all the same. A candidate has no leader; but raft remembers as one who
+// sends a candidate a snapshot, or entries to one that was told to campaign, and
+// where that one is gone it refuses all others for ever because of it. Then only
+// what asks about the leader is left out of a request: that raft does for a vote
+// that follows a transfer, and for a pre-vote of the leader itself.
+func (s *Store) electing() (last raft.ServerAddress, ok bool) {
+	last, _ = s.raft.LeaderWithID()
+	return last, s.raft.State() == raft.Candidate
+}
+
 // compacted says whether the entry at index is applied here and not in the log
 // any more, and up to where everything is applied.
 func (s *Store) compacted(index uint64) (applied uint64, gone bool) {

@@ -197,7 +197,7 @@ func TestLeaderMayBeginBehindWhatIsCompacted(t *testing.T) {
 
 // The attack: a snapshot of a leader that has died meanwhile reaches a server
 // that is a candidate by now. The library takes the dead one for its leader,
-// goes on being a candidate, and refuses every other candidate's pre-vote.
+// goes on being a candidate, and refuses every other candidate.
 func TestSnapshotOfADeadLeaderKeepsNobodyFromVoting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPuppet(t)
@@ -213,6 +213,10 @@ func TestSnapshotOfADeadLeaderKeepsNobodyFromVoting(t *testing.T) {
 		rep := p.ask(other, framePreVote, &wireVote{Header: header(other, "boss:1"), Term: 4, LastIndex: 9, LastTerm: 3})
 		if !rep.OK {
 			t.Fatal("the only other server that is up gets no pre-vote")
+		}
+		rep = p.ask(other, frameVote, &wireVote{Header: header(other, "boss:1"), Term: 4, LastIndex: 9, LastTerm: 3})
+		if !rep.OK || rep.Term != 4 {
+			t.Fatalf("the only other server that is up gets no vote: %+v", rep)
 		}
 	})
 }
@@ -252,5 +256,29 @@ func TestVotersChangeOnlyWithAMajorityOfThoseToCome(t *testing.T) {
 			t.Errorf("two of four are none: %v", err)
 		}
 		propose(t, a, "and still")
+	})
+}
+
+// The same with entries: they reach a candidate that was told to campaign by the
+// last leader, in the term that it campaigns in, and whose election fails.
+func TestEntriesOfADeadLeaderKeepNobodyFromVoting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet(t)
+		if rep := p.append(wireAppend{Term: 3, Entries: []wireEntry{{Index: 1, Term: 1, Type: uint8(raft.LogConfiguration), Data: p.conf}}}); !rep.OK {
+			t.Fatal("the configuration was refused")
+		}
+		if rep := p.ask(p.boss, frameTimeoutNow, &wireVote{Header: header(p.boss, "boss:1")}); !rep.OK {
+			t.Fatal("the transfer was refused")
+		}
+		synctest.Wait()
+		other := ServerID{8} // has won the term meanwhile, is heard once, and dies
+		c := wireAppend{Header: header(other, "boss:1"), Term: 4}
+		if rep := p.ask(other, frameAppend, &c); rep.Term != 4 {
+			t.Fatalf("%+v", rep)
+		}
+		time.Sleep(5 * time.Second)
+		if rep := p.ask(p.boss, framePreVote, &wireVote{Header: header(p.boss, "boss:1"), Term: 5, LastIndex: 9, LastTerm: 3}); !rep.OK {
+			t.Fatal("the only other server that is up gets no pre-vote")
+		}
 	})
 }

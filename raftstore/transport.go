@@ -68,6 +68,7 @@ var (
 // host is the store as its peers see it beside raft.
 type host interface {
 	compacted(index uint64) (applied uint64, gone bool)
+	electing() (last raft.ServerAddress, ok bool)
 	proposeFor(peer ServerID, entries [][]byte, fr *forwarded) error
 	readIndexFor(peer ServerID) (wireIndex, error)
 	configuration() raft.Configuration // the latest appended one
