@@ -183,6 +183,10 @@ func TestOperatorsChangeACluster(t *testing.T) {
 	_, text = g.cluster(1, append(join, "--key", g.key(1), "--with", g.path("join.json"))...)
 	g.says(text, "another statement has come first")
 
+	for _, what := range []string{"status", "policy", "stop"} { // what is of an older epoch than was seen is not looked at
+		_, text = g.cluster(1, what, "--min-epoch", "2")
+		g.says(text, "epoch")
+	}
 	g.status(t, b)
 	g.policy()
 

@@ -99,7 +99,7 @@ const leaderPatience = 5 * time.Second
 
 // anyClient is a client for operators: it reaches members that the node policy shuts out, too, and releases nothing.
 func (t *target) anyClient(endpoints ...string) (*client.Client, error) {
-	return client.New(client.Config{ClusterID: t.file.ClusterID, Endpoints: endpoints, Root: t.root, AnyMember: true})
+	return client.New(client.Config{ClusterID: t.file.ClusterID, Endpoints: endpoints, Root: t.root, MinEpoch: t.epoch, AnyMember: true})
 }
 
 // callAny is call with a client for operators.

@@ -66,6 +66,30 @@ func (c *Cluster) Policy(m *Manifest) (NodePolicy, error) {
 	return p, nil
 }
 
+// CheckForm reports whether what the reply says of members and tickets has the
+// form that a node gives it. It proves nothing; it keeps a node whose code is not
+// accepted any more from writing what it likes on the terminal of an operator.
+func (c *Cluster) CheckForm() error {
+	if len(c.Members) > MaxMembers || len(c.NodePolicyNow) > MaxNodePolicy {
+		return fmt.Errorf("%w: %d members, %d constraints", ErrMalformed, len(c.Members), len(c.NodePolicyNow))
+	}
+	for _, m := range c.Members {
+		ok := ValidSlot(m.Slot) && ValidAddress(m.APIAddr)
+		for _, word := range []string{m.TEE, m.Measurement, m.TCBStatus} {
+			ok = ok && (word == "" || ValidName(word))
+		}
+		if !ok {
+			return fmt.Errorf("%w: member %.40q", ErrMalformed, m.Slot)
+		}
+	}
+	for _, t := range c.Tickets {
+		if !ValidSlot(t.Slot) {
+			return fmt.Errorf("%w: ticket for %.40q", ErrMalformed, t.Slot)
+		}
+	}
+	return nil
+}
+
 // AdminRequest submits a statement of the operators; POST /v1/admin/statements.
 type AdminRequest struct {
 	Statement []byte     `json:"statement"` // AdminStatement, canonical CBOR

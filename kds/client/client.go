@@ -151,7 +151,7 @@ func (c *Client) Cluster(ctx context.Context) (api.Cluster, error) {
 		if reply.Epoch < epoch {
 			return fmt.Errorf("it is of epoch %d, %d was seen", reply.Epoch, epoch)
 		}
-		return nil
+		return reply.CheckForm()
 	}})
 	if err != nil {
 		return api.Cluster{}, err

@@ -104,6 +104,34 @@ func (s *site) anyMember() {
 	}
 }
 
+// A member whose code the operators have shut out describes the cluster to them in the form that a node gives it, or not at all.
+func TestDescriptionsHaveTheirForm(t *testing.T) {
+	inSite(t, func(s *site) {
+		for name, spoil := range map[string]func(*api.Cluster, *api.Member){
+			"a slot with a line break": func(_ *api.Cluster, m *api.Member) { m.Slot = "a\nb" },
+			"an address that clears":   func(_ *api.Cluster, m *api.Member) { m.APIAddr = "h:1\x1b[2J" },
+			"a status with a row":      func(_ *api.Cluster, m *api.Member) { m.TCBStatus = "UpToDate\nmember z" },
+			"a measurement":            func(_ *api.Cluster, m *api.Member) { m.Measurement = "\u202e" },
+			"a TEE":                    func(_ *api.Cluster, m *api.Member) { m.TEE = "s gx" },
+			"a ticket":                 func(c *api.Cluster, _ *api.Member) { c.Tickets = []api.PendingTicket{{Slot: "\x07"}} },
+			"members without end": func(c *api.Cluster, m *api.Member) {
+				for range api.MaxMembers {
+					c.Members = append(c.Members, *m)
+				}
+			},
+		} {
+			s.node("a:1").service.describe = func(c *api.Cluster) {
+				m := api.Member{Slot: "a", APIAddr: "h:1", TEE: "sgx", Measurement: "00", TCBStatus: "UpToDate"}
+				spoil(c, &m)
+				c.Members = append(c.Members, m)
+			}
+			if _, err := s.client([]string{"a:1"}, func(cfg *Config) { cfg.AnyMember = true }).Cluster(s.T.Context()); !errors.Is(err, ErrReply) {
+				s.T.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
 // A node whose epoch the operators have ended is left alone: another may be of the epoch that follows, and answers.
 func TestAnEndedNodeIsLeftAlone(t *testing.T) {
 	err := api.NewProblem(api.CodeEnded, "over")

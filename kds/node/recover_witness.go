@@ -194,17 +194,17 @@ func (a *inspected) holdsFinal(f *api.SignedFinal, identity ed25519.PublicKey, i
 
 func (w *witnesses) reports() (receipts, finals []WitnessReport) {
 	for _, s := range w.receipts {
-		r := WitnessReport{Path: s.path, Epoch: s.r.Epoch, LogSize: s.r.TreeSize}
+		r := WitnessReport{Path: printable(s.path), Epoch: s.r.Epoch, LogSize: s.r.TreeSize}
 		if s.err != nil {
-			r = WitnessReport{Path: s.path, Problem: printable(s.err.Error())}
+			r = WitnessReport{Path: printable(s.path), Problem: printable(s.err.Error())}
 		}
 		receipts = append(receipts, r)
 	}
 	for _, s := range w.finals {
 		c := s.f.Checkpoint
-		r := WitnessReport{Path: s.path, Epoch: c.Epoch, ServerID: c.ServerID, Applied: c.Applied, LogSize: c.LogSize}
+		r := WitnessReport{Path: printable(s.path), Epoch: c.Epoch, ServerID: c.ServerID, Applied: c.Applied, LogSize: c.LogSize}
 		if s.err != nil {
-			r = WitnessReport{Path: s.path, Problem: printable(s.err.Error())}
+			r = WitnessReport{Path: printable(s.path), Problem: printable(s.err.Error())}
 		}
 		finals = append(finals, r)
 	}

@@ -76,12 +76,12 @@ func Group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	return group
 }
 
-// Print writes a result: v as one line of JSON under --json, else what human writes.
+// Print writes a result: v as one line of JSON under --json, else what human writes, without what is not text: see Plain.
 func (s *Streams) Print(v any, human func(w io.Writer)) error {
 	if s.JSON {
 		return s.PrintJSON(v)
 	}
-	human(s.Out)
+	human(plain{s.Out})
 	return nil
 }
 
@@ -148,7 +148,7 @@ func (s *Streams) report(cmd *cobra.Command, err error) int {
 		}
 		return f.Exit
 	}
-	fmt.Fprintf(s.Err, "%s: %v\n", cmd.CommandPath(), err)
+	fmt.Fprintf(s.Err, "%s: %s\n", cmd.CommandPath(), Plain(err.Error()))
 	if f.Exit == ExitUsage {
 		fmt.Fprintf(s.Err, "See '%s --help'.\n", cmd.CommandPath())
 	}
