@@ -121,6 +121,9 @@ type boot struct {
 	doomed  atomic.Bool // its disk is full: it ends at its next write
 	roots   atomic.Bool // it was admitted by the cluster and has its secrets
 
+	intended []Member // the configuration it is bringing about; under the world's mu
+	until    time.Time
+
 	opener  *Opener // follows its archive; in invariants
 	opened  int
 	votes   map[uint64]string
@@ -292,6 +295,13 @@ func (w *world) tolerable(b *boot) bool {
 	for _, l := range w.live() {
 		configs = append(configs, l.appendedAfter(committed)...)
 	}
+	w.mu.Lock()
+	for _, l := range w.boots {
+		if l.intended != nil && time.Now().Before(l.until) {
+			configs = append(configs, l.intended)
+		}
+	}
+	w.mu.Unlock()
 	for _, list := range configs {
 		voters, alive := 0, 0
 		for _, m := range list {
@@ -308,6 +318,24 @@ func (w *world) tolerable(b *boot) bool {
 		}
 	}
 	return true
+}
+
+// intends notes a configuration that b is about to bring about; its outcome says
+// whether that is over. Between the leader's look at who answers and the entry in
+// its log, which may take as long as the host likes, the loss of a voter is
+// already the loss of one of that configuration.
+func (w *world) intends(b *boot, next []Member) (outcome func(error)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b.intended, b.until = next, time.Now().Add(time.Hour)
+	return func(err error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		b.until = time.Now()
+		if err != nil {
+			b.until = time.Now().Add(5 * time.Second)
+		}
+	}
 }
 
 // appendedAfter is the configurations in the log of b behind index.
@@ -437,11 +465,15 @@ func (b *boot) step() (string, error) {
 			continue
 		}
 		if old == nil {
+			done := w.intends(b, append(slices.Clone(list), Member{ID: id, Voter: true}))
 			_, err := b.AddVoter(w.brief(), id, next.addr, at)
+			done(err)
 			return fmt.Sprintf("promotes boot %d", next.number), err
 		}
 		if whole := len(slots); voters == whole && !w.ailing(list) { // one slot at a time is short of its voter
+			done := w.intends(b, slices.DeleteFunc(slices.Clone(list), func(m Member) bool { return m.ID == old.ID }))
 			_, err := b.Remove(w.brief(), old.ID, at)
+			done(err)
 			if errors.Is(err, ErrNoQuorum) && !errors.Is(err, ErrOutcomeUnknown) {
 				w.stats.count("admission: removal refused")
 				continue // another slot may be the one whose voter is down
