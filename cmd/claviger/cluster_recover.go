@@ -201,13 +201,21 @@ func (v *recoveryView) writeArchives(w io.Writer) {
 	fmt.Fprintf(w, "%-8s  %-5s  %-7s  %-5s  %-8s  %-6s  %-16s  %-16s  %s\n", "ARCHIVE", "EPOCH", "INDEX", "TERM", "RELEASES", "POLICY", "CHAIN", "RECORDS", "")
 	for _, a := range v.Archives {
 		if a.Problem != "" {
-			fmt.Fprintf(w, "%-8s  UNREADABLE: %s\n          %s\n", "?", a.Problem, a.Path)
+			fmt.Fprintf(w, "%-8s  %-5s  UNREADABLE: %s\n          %s\n", "?", epochOf(a), a.Problem, a.Path)
 			continue
 		}
 		fmt.Fprintf(w, "%-8s  %-5d  %-7d  %-5d  %-8d  %-6d  %.16s  %.16s  %s\n", a.Slot, a.Epoch, a.Index, a.Term, a.LogSize, a.NodePolicy, a.Chain, a.Head, a.Verdict)
 		fmt.Fprintf(w, "          server %s%s\n", a.ServerID, note(a))
 	}
 	fmt.Fprintln(w)
+}
+
+// epochOf is the epoch of an archive, as far as a record has opened.
+func epochOf(a node.ArchiveReport) string {
+	if a.Epoch == 0 {
+		return "?"
+	}
+	return fmt.Sprint(a.Epoch)
 }
 
 // note is what else there is to say of an archive.

@@ -72,6 +72,8 @@ func (s *RecoveryStatement) check() error {
 		return fmt.Errorf("%w: the source has no epoch, index, log or node policy", ErrRecovery)
 	case s.Epoch <= s.Source.Epoch:
 		return fmt.Errorf("%w: epoch %d does not follow the source's epoch %d", ErrRecovery, s.Epoch, s.Source.Epoch)
+	case s.Epoch > MaxEpoch:
+		return fmt.Errorf("%w: epoch %d; epochs end at %d, beyond which no archive could be opened again", ErrRecovery, s.Epoch, MaxEpoch)
 	case s.Generation < 2:
 		return fmt.Errorf("%w: a new epoch has a new root generation", ErrRecovery)
 	case s.AcceptFork != "" && s.AcceptFork != AcceptForkSentence:

@@ -147,7 +147,7 @@ func TestRecoveryStatement(t *testing.T) {
 	}
 	for name, change := range map[string]func(*RecoveryStatement){
 		"label": func(s *RecoveryStatement) { s.Label = AdminLabel }, "cluster": func(s *RecoveryStatement) { s.ClusterID = ID{} },
-		"epoch": func(s *RecoveryStatement) { s.Epoch = 1 }, "generation": func(s *RecoveryStatement) { s.Generation = 1 },
+		"epoch": func(s *RecoveryStatement) { s.Epoch = 1 }, "an epoch that nobody finds": func(s *RecoveryStatement) { s.Epoch = MaxEpoch + 1 }, "generation": func(s *RecoveryStatement) { s.Generation = 1 },
 		"enclave": func(s *RecoveryStatement) { s.Enclave = ID{} }, "state": func(s *RecoveryStatement) { s.Source.StateSHA256 = ID{} },
 		"index": func(s *RecoveryStatement) { s.Source.Applied = 0 }, "nobody": func(s *RecoveryStatement) { s.Old = nil },
 		"unsorted": func(s *RecoveryStatement) { slices.Reverse(s.Old) }, "twice": func(s *RecoveryStatement) { s.Old[1] = s.Old[0] },

@@ -143,12 +143,18 @@ func (r *recovery) inspectAll(ctx context.Context) {
 			return
 		}
 		a := i.inspect(ctx, dir)
-		if a.report.Problem == "" && r.archive(a.report.ServerID) != nil {
-			a.report = ArchiveReport{Path: a.report.Path, Problem: "an archive of the same server has been read already"}
+		if old := r.archive(a.report.ServerID); a.report.Problem == "" && old != nil {
+			// Of two copies the longer one, whichever the host has named first.
+			if a.report.Epoch == old.report.Epoch && a.report.Sequence > old.report.Sequence {
+				*old, *a = *a, *old
+			}
+			a.unusable(errShorterCopy)
 		}
 		r.archives = append(r.archives, a)
 	}
 }
+
+var errShorterCopy = errors.New("another archive of the same server has been read, and this one does not go beyond it")
 
 // archive is what opened for a server, or nil.
 func (r *recovery) archive(id api.ID) *inspected {
@@ -264,6 +270,11 @@ func (r *recovery) servers(epoch uint64) []ReportedServer {
 		for _, m := range a.servers { // also who lost its slot and was not yet taken out
 			slot, _ := slotOf(a.members, api.ID(m.ID))
 			add(cmp.Or(slot, noSlot), api.ID(m.ID), a.report.Epoch)
+		}
+	}
+	for _, a := range r.archives { // nobody says what their servers knew, but they have been
+		if a.report.Problem != "" && a.epoch >= epoch {
+			add(noSlot, a.server, a.epoch)
 		}
 	}
 	slices.SortFunc(list, func(a, b ReportedServer) int { return slices.Compare(a.ServerID[:], b.ServerID[:]) })

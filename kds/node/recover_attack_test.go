@@ -272,13 +272,15 @@ func TestRecoveryReportsBrokenArchives(t *testing.T) {
 	torn := filepath.Join(t.TempDir(), filepath.Base(c.old))
 	copyDir(t, archiveDir(c.dead[slices.IndexFunc(c.dead, func(n *running) bool { return n.ServerID().String() == filepath.Base(c.old) })]), torn)
 	cutTail(t, torn, 200)
+	twin := filepath.Join(t.TempDir(), filepath.Base(torn))
+	copyDir(t, torn, twin)
 	other := loseCluster(t)
 	renamed := filepath.Join(t.TempDir(), c.dead[1].ServerID().String())
 	copyDir(t, archiveDir(c.dead[2]), renamed)
 
 	var report *RecoveryReport
 	r := c.recovery(c.dead)
-	r.Archives = []string{torn, c.old, archiveDir(other.dead[0]), renamed, t.TempDir(), filepath.Join(t.TempDir(), strings.Repeat("ab", 32))}
+	r.Archives = []string{torn, twin, archiveDir(other.dead[0]), renamed, t.TempDir(), filepath.Join(t.TempDir(), strings.Repeat("ab", 32))}
 	r.Approve = func(_ context.Context, got *RecoveryReport, _ error) (*RecoveryApprovals, error) {
 		report = got
 		return nil, errOperator

@@ -19,7 +19,7 @@ func (r *recovery) compare() {
 	opened := r.opened()
 	list := make([]*history.History, len(opened))
 	for i, a := range opened {
-		list[i] = a.history
+		list[i], a.history = a.history, nil // the logs are not needed while people read
 	}
 	c := history.Compare(list)
 	if c.Newest < 0 {

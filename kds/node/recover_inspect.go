@@ -23,7 +23,7 @@ const (
 	MaxArchives = 64
 	// maxEpochs bounds the search for the epoch of an archive, which no directory
 	// names: a record opens under the right one only.
-	maxEpochs = 4096
+	maxEpochs = api.MaxEpoch
 )
 
 // Records reads the archive in one directory; see raftstore/archive/file.Records.
@@ -32,8 +32,10 @@ type Records = func(dir string) iter.Seq2[[]byte, error]
 // inspected is one archive that opened.
 type inspected struct {
 	report  ArchiveReport
-	history *history.History
-	machine *state.Heads // as the archive leaves it, with the heads of the log that it came by
+	epoch   uint64           // under which a record opened; 0 if none did
+	server  api.ID           // whose it is, if one did
+	history *history.History // nil once it has been compared
+	machine *state.Heads     // as the archive leaves it, with the heads of the log that it came by
 	members []state.Member
 	chains  []chainPoint       // running hashes that the log in the archive leads through, by index
 	servers []raftstore.Member // of the last configuration in it
@@ -74,9 +76,15 @@ type inspector struct {
 func (i *inspector) inspect(ctx context.Context, dir string) *inspected {
 	a := &inspected{report: ArchiveReport{Path: printable(dir)}}
 	if err := i.read(ctx, dir, a); err != nil {
-		a.report = ArchiveReport{Path: printable(dir), Problem: printable(err.Error())}
+		a.unusable(err)
 	}
 	return a
+}
+
+// unusable leaves of an archive what it proves all the same: that its epoch was,
+// and its server.
+func (a *inspected) unusable(why error) {
+	*a = inspected{epoch: a.epoch, server: a.server, report: ArchiveReport{Path: a.report.Path, Problem: printable(why.Error()), Epoch: a.epoch}}
 }
 
 func (i *inspector) read(ctx context.Context, dir string, a *inspected) error {
@@ -96,6 +104,7 @@ func (i *inspector) read(ctx context.Context, dir string, a *inspected) error {
 	if err != nil {
 		return err
 	}
+	a.epoch, a.server = epoch, api.ID(id)
 	chain := raftstore.Chain{ClusterID: i.clusterID, Epoch: epoch, Server: id}
 	if a.history, err = history.Inspect(stopping(ctx, i.records(dir)), key, chain); err != nil {
 		return err

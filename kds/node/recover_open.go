@@ -65,11 +65,12 @@ func (r *recovery) accept(ctx context.Context, brought *RecoveryApprovals) (*acc
 	return o, r.prepare(ctx, o, a)
 }
 
-// checkEpoch refuses an epoch that has been, as far as anything shown here knows.
+// checkEpoch refuses an epoch that has been, as far as anything shown here knows:
+// one record that opened says so, whatever has become of the rest.
 func (r *recovery) checkEpoch(s *api.RecoveryStatement) error {
-	for _, a := range r.opened() {
-		if a.report.Epoch >= s.Epoch {
-			return fmt.Errorf("%w: epoch %d has been: archive %s is of epoch %d", ErrRecovery, s.Epoch, a.report.Path, a.report.Epoch)
+	for _, a := range r.archives {
+		if a.epoch >= s.Epoch {
+			return fmt.Errorf("%w: epoch %d has been: archive %s is of epoch %d", ErrRecovery, s.Epoch, a.report.Path, a.epoch)
 		}
 	}
 	return nil

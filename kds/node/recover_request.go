@@ -132,7 +132,8 @@ type RecoveryReport struct {
 	Quoted   `cbor:"-"`
 }
 
-// ArchiveReport is one archive. Where Problem is set only Path is meaningful.
+// ArchiveReport is one archive. Where Problem is set only Path is meaningful, and
+// Epoch, if it is not 0: a record opened under it.
 type ArchiveReport struct {
 	Path    string `json:"path"`              // as the host named it
 	Problem string `json:"problem,omitempty"` // why nothing in it can be used
