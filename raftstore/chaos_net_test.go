@@ -40,6 +40,10 @@ const (
 	holds           // what is sent arrives when the hazard is over, also on channels that their dialler has given up
 )
 
+// maxBusy is how many messages may be sent at one instant. Servers that ask each
+// other again and again without a pause would keep the clock from moving.
+const maxBusy = 20000
+
 type chaosNet struct {
 	stats *counters
 
@@ -48,6 +52,9 @@ type chaosNet struct {
 	boots   map[ServerID]*boot
 	hazards []*hazard
 	conns   map[*chaosConn]bool // the diallers' ends
+	instant time.Time           // of the last message
+	busy    int                 // messages at that instant
+	spins   func()              // told once of too many
 	holding map[*stream]bool
 }
 
@@ -116,6 +123,16 @@ func (n *chaosNet) fate(s *stream) (f fate) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.stats.messages.Add(1)
+	if now := time.Now(); !now.Equal(n.instant) {
+		n.instant, n.busy = now, 0
+	}
+	if n.busy++; n.busy > maxBusy {
+		f.delay = time.Millisecond
+		if n.spins != nil {
+			go n.spins()
+			n.spins = nil
+		}
+	}
 	for _, h := range n.hazards {
 		if !h.match(s.from, s.to, s.request) {
 			continue

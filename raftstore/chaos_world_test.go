@@ -142,6 +142,10 @@ func newWorld(t *testing.T, seed uint64, m mutation, stats *counters) *world {
 		w.voters = 5
 	}
 	w.current = make([]*boot, w.voters)
+	w.net.spins = func() {
+		w.noteServers()
+		w.violate("%d messages at one instant: servers go on without a pause", maxBusy)
+	}
 	if m != sound {
 		// Servers that have forgotten what they said can go on asking each other
 		// without a pause; where every message takes its time, the clock moves on.

@@ -72,7 +72,10 @@ func (s *snapshotStore) publish(meta raft.SnapshotMeta, data pieces) error {
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
 	if s.newest() > meta.Index {
-		return nil // one that was received meanwhile has replaced it
+		// One that was received meanwhile has replaced it. Raft must not take this
+		// one for the last: as a leader it would look in its log for what lies
+		// between the two, find nothing, and send its snapshot for ever.
+		return errSnapshotGone
 	}
 	if err := s.checkpoint(meta.Index); err != nil {
 		return err
