@@ -23,6 +23,7 @@ import (
 type recoverApproveFlags struct {
 	recoverFlags
 	report, source, out      string
+	read                     string // the hash of what the operator has read
 	epoch                    uint64
 	stopped, destroyed, lost []string
 	acceptFork               bool
@@ -39,12 +40,16 @@ checkpoint was shown to the enclave, --destroyed if you have seen to it that it 
 lost one, --accept-fork signs in words that its clients may be answered from the past, and that what it acknowledges is lost.
 "all" stands for all servers that are not named otherwise.
 
+Without --key nothing is signed: read first. With --key goes --statement, the hash of the statement that you have read, so that
+nobody swaps the report in between.
+
 At least the threshold of the operators, and always more than half of them, must sign. The first makes the statement; the
 others give the same flags and the file of --with, and sign only if it says the same.
 
 Beside the key, in KEY.epochs, is kept which epoch was signed last: an operator signs an epoch once. Keep that file with the key.`,
-		Example: `  claviger cluster recover approve --report recovery-report.json --cluster-id 4fe6… --source a --destroyed all --key alice.key --out alice.json
-  claviger cluster recover approve --report recovery-report.json --cluster-id 4fe6… --source a --destroyed all --key bob.key --with alice.json`,
+		Example: `  claviger cluster recover approve --report recovery-report.json --cluster-id 4fe6… --source a --destroyed all
+  claviger cluster recover approve --report recovery-report.json --cluster-id 4fe6… --source a --destroyed all --statement 9b1c… --key alice.key --out alice.json
+  claviger cluster recover approve --report recovery-report.json --cluster-id 4fe6… --source a --destroyed all --statement 9b1c… --key bob.key --with alice.json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return f.run(s) },
 	}
@@ -56,6 +61,7 @@ Beside the key, in KEY.epochs, is kept which epoch was signed last: an operator 
 	flags.StringSliceVar(&f.destroyed, "destroyed", nil, "`server` that runs no more; may be repeated")
 	flags.StringSliceVar(&f.lost, "lost", nil, "`server` of which nobody knows; may be repeated")
 	flags.BoolVar(&f.acceptFork, "accept-fork", false, "accept in words that an old server may go on, or that a newer archive is left behind")
+	flags.StringVar(&f.read, "statement", "", "`hash` of the statement that you have read, as printed without --key, 16 or more digits of it; needed to sign")
 	flags.StringArrayVar(&f.keys, "key", nil, "`file` with an operator's secret key")
 	flags.StringArrayVar(&f.with, "with", nil, "`file` with approvals of other operators; may be repeated")
 	flags.StringVar(&f.out, "out", "", "`file` to write the approvals to")
@@ -65,6 +71,7 @@ Beside the key, in KEY.epochs, is kept which epoch was signed last: an operator 
 
 // statementView is what is signed, in words.
 type statementView struct {
+	SHA256    string                 `json:"statement_sha256"`
 	Statement *api.RecoveryStatement `json:"statement"`
 	Needed    int                    `json:"signatures_needed"`
 	Approved  []string               `json:"approved"`
@@ -74,6 +81,9 @@ type statementView struct {
 func (f *recoverApproveFlags) run(s *cli.Streams) error {
 	if f.clusterID == "" {
 		return cli.Usagef("--cluster-id is missing; name your cluster, as your clients pin it")
+	}
+	if len(f.keys) > 0 && len(f.read) < minRead {
+		return cli.Usagef("--key goes with --statement: look first, without --key, and name the statement that you have read by %d or more digits of its hash", minRead)
 	}
 	l, err := f.open(s, f.report)
 	if err != nil {
@@ -87,7 +97,11 @@ func (f *recoverApproveFlags) run(s *cli.Streams) error {
 	if err != nil {
 		return err
 	}
-	view := &statementView{Statement: statement, Needed: signaturesNeeded(l.manifest)}
+	hash := sha256.Sum256(raw)
+	view := &statementView{SHA256: hex.EncodeToString(hash[:]), Statement: statement, Needed: signaturesNeeded(l.manifest)}
+	if f.read != "" && !strings.HasPrefix(view.SHA256, f.read) {
+		return fmt.Errorf("%s: %w: %s", f.report, errNotRead, view.SHA256)
+	}
 	if len(f.keys)+len(f.with) > 0 {
 		if err := f.sign(s, l, raw, view); err != nil {
 			return err
@@ -95,6 +109,12 @@ func (f *recoverApproveFlags) run(s *cli.Streams) error {
 	}
 	return s.Print(view, view.write)
 }
+
+// minRead is how much of a hash names the statement that an operator has read.
+const minRead = 16
+
+var errNotRead = errors.New("report and flags make another statement than the one you have read; somebody has put another report here, or your flags differ: " +
+	"look again, without --key. Nothing was signed, and it would have been")
 
 // statement is what the flags say about the report.
 func (f *recoverApproveFlags) statement(l *loaded) (*api.RecoveryStatement, error) {
@@ -212,6 +232,9 @@ func (f *recoverApproveFlags) sign(s *cli.Streams, l *loaded, raw []byte, view *
 
 // signWith signs with one key, after what it remembers allows it and before anybody sees the signature.
 func (f *recoverApproveFlags) signWith(s *cli.Streams, l *loaded, name string, raw []byte, st *api.RecoveryStatement) ([]api.Approval, error) {
+	if name == "-" {
+		return nil, cli.Usagef("--key -: beside the file of the key is kept which epoch it has signed, so it must have one")
+	}
 	key, err := readOperator(s, name)
 	if err != nil {
 		return nil, err
@@ -282,10 +305,11 @@ func (v *statementView) write(w io.Writer) {
 	if st.AcceptFork != "" {
 		table.add("ACCEPTED", "%s", st.AcceptFork)
 	}
+	table.add("statement", "SHA-256 %s", v.SHA256)
 	fmt.Fprintln(w)
 	switch n := len(v.Approved); {
 	case v.Out == "":
-		fmt.Fprintln(w, "Nothing was signed. If all of this is so, sign it with --key.")
+		fmt.Fprintf(w, "Nothing was signed. If all of this is so, sign it with --key and --statement %.16s.\n", v.SHA256)
 	case n < v.Needed:
 		fmt.Fprintf(w, "Wrote %d of %d approvals to %s. The next operator adds theirs with --with %s.\n", n, v.Needed, v.Out, v.Out)
 	default:

@@ -6,8 +6,10 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -62,13 +64,20 @@ func TestRecoveryCeremony(t *testing.T) {
 	s.say("Two holders of shares look at the request, and return their shares to that one enclave.")
 	s.run(0, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json")
 	s.run(2, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--share", s.share(1))
-	s.run(0, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", id, "--share", s.share(1), "--out", "shares-alice.json")
-	s.run(0, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", id, "--share", s.share(3), "--with", "shares-alice.json")
+	s.run(0, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", id, "--genesis-policy", "--share", s.share(1), "--out", "shares-alice.json")
+	s.run(0, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", id, "--genesis-policy", "--share", s.share(3), "--with", "shares-alice.json")
 	s.await(dir + "recovery-report.json")
+	// A holder who does not say which node policy is in force might give the share to code that was shut out since the genesis.
+	held := []string{"cluster", "recover", "return", "--root", "root.pem", "--request", dir + "recovery-request.json", "--cluster-id", id, "--share", s.share(2), "--out", "x.json"}
+	s.quiet(2, held...)
+	s.quiet(1, append(held, "--constraint", simworld.RuntimeImage.Constraint())...)
+	if _, err := os.Stat(s.path("x.json")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a share went to code that the policy in force does not name: %v", err)
+	}
 	// Another cluster than the operator means, and another root of trust than theirs.
 	s.quiet(1, "cluster", "recover", "inspect", "--root", "root.pem", "--report", dir+"recovery-report.json", "--cluster-id", strings.Repeat("ab", 32))
 	s.quiet(1, "cluster", "recover", "inspect", "--report", dir+"recovery-report.json")
-	s.quiet(1, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", strings.Repeat("ab", 32), "--share", s.share(1), "--out", "x.json")
+	s.quiet(1, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", strings.Repeat("ab", 32), "--genesis-policy", "--share", s.share(1), "--out", "x.json")
 
 	s.say("The enclave has opened the archives. Everybody looks.")
 	shown := s.run(0, "cluster", "recover", "inspect", "--root", "root.pem", "--report", dir+"recovery-report.json")
@@ -81,15 +90,26 @@ func TestRecoveryCeremony(t *testing.T) {
 		return s.run(code, append([]string{"cluster", "recover", "approve", "--root", "root.pem", "--report", dir + "recovery-report.json", "--cluster-id", id}, args...)...)
 	}
 	s.say("The old copy cannot be chosen: the app's receipt is newer.")
-	approve(1, "--source", "d", "--destroyed", "all", "--key", "alice.key", "--out", "alice.json")
+	approve(1, "--source", "d", "--destroyed", "all")
 	s.say("Every old server must be accounted for.")
-	approve(2, "--key", "alice.key", "--out", "alice.json")
-	s.say("Alice signs, then Bob.")
-	approve(0, "--destroyed", "all", "--key", "alice.key", "--out", "alice.json")
+	approve(2)
+	s.say("Alice reads the statement, and signs what she has read; then Bob does.")
+	read := statementIn(t, approve(0, "--destroyed", "all"))
+	s.quiet(2, "cluster", "recover", "approve", "--root", "root.pem", "--report", dir+"recovery-report.json", "--cluster-id", id, "--destroyed", "all", "--key", "alice.key", "--out", "alice.json")
+	// What the report, or a slip of the hand, makes of it is not what she has read.
+	s.quiet(1, "cluster", "recover", "approve", "--root", "root.pem", "--report", dir+"recovery-report.json", "--cluster-id", id,
+		"--destroyed", "all", "--epoch", "7", "--statement", read, "--key", "alice.key", "--out", "alice.json")
+	for _, name := range []string{"alice.json", memoryFile("alice.key")} {
+		if _, err := os.Stat(s.path(name)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s was written for what was not read: %v", name, err)
+		}
+	}
+	approve(0, "--destroyed", "all", "--statement", read, "--key", "alice.key", "--out", "alice.json")
 	s.say("An epoch is signed once.")
-	approve(1, "--lost", "all", "--accept-fork", "--key", "alice.key", "--out", "other.json")
-	approve(2, "--destroyed", "all", "--key", "alice.key")
-	approve(0, "--destroyed", "all", "--key", "bob.key", "--with", "alice.json")
+	other := statementIn(t, s.quiet(0, "cluster", "recover", "approve", "--root", "root.pem", "--report", dir+"recovery-report.json", "--cluster-id", id, "--lost", "all", "--accept-fork"))
+	approve(1, "--lost", "all", "--accept-fork", "--statement", other, "--key", "alice.key", "--out", "other.json")
+	approve(2, "--destroyed", "all", "--statement", read, "--key", "alice.key")
+	approve(0, "--destroyed", "all", "--statement", read, "--key", "bob.key", "--with", "alice.json")
 	s.ready(home)
 	s.tell(home, "RECOVERED")
 
@@ -133,15 +153,27 @@ func (s *recoverySite) plannedStop(home, before string) {
 	s.config(home, "recovery: {archives: [data/a, data/b, data/c, data/d, data/e], receipts: [receipt.json]}\n")
 	s.start(home, "--recover")
 	s.await(dir + "recovery-request.json")
-	s.quiet(0, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", id, "--share", s.share(2), "--share", s.share(3))
+	s.quiet(0, "cluster", "recover", "return", "--root", "root.pem", "--request", dir+"recovery-request.json", "--cluster-id", id, "--genesis-policy", "--share", s.share(2), "--share", s.share(3))
 	s.await(dir + "recovery-report.json")
 	s.run(0, "cluster", "recover", "inspect", "--root", "root.pem", "--report", dir+"recovery-report.json")
-	s.run(0, "cluster", "recover", "approve", "--root", "root.pem", "--report", dir+"recovery-report.json", "--cluster-id", id, "--stopped", "all", "--key", "alice.key", "--key", "carol.key")
+	approve := []string{"cluster", "recover", "approve", "--root", "root.pem", "--report", dir + "recovery-report.json", "--cluster-id", id, "--stopped", "all"}
+	read := statementIn(s.t, s.run(0, approve...))
+	s.run(0, append(approve, "--statement", read, "--key", "alice.key", "--key", "carol.key")...)
 	s.ready(home)
 	s.tell(home, "RECOVERED")
 	if got := s.keyOf("1"); got != before {
 		s.t.Error("generation 1 gives another key after two recoveries")
 	}
+}
+
+// statementIn is the hash, as far as it must be given, of the statement that a command has shown.
+func statementIn(t *testing.T, shown string) string {
+	t.Helper()
+	found := regexp.MustCompile(`(?m)^statement +SHA-256 ([0-9a-f]{16})`).FindStringSubmatch(shown)
+	if found == nil {
+		t.Fatalf("no statement was shown:\n%s", shown)
+	}
+	return found[1]
 }
 
 // server is the id of the boot that runs in a slot.
