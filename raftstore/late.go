@@ -13,14 +13,17 @@ import (
 // voters may have been a majority. So a snapshot is installed only if it tells something new, as in the Raft paper
 // (§7, step 6: a log that has the last entry is retained).
 
-// installSnapshot gives raft a snapshot, or, where its last entry is here already, a heartbeat of the same leader in its
-// place, whose answer is as good: this server has everything up to that entry. No entries come in between the look and
-// the installation.
+// installSnapshot gives raft a heartbeat of the same leader, and then the snapshot. Where its last entry is here already
+// the answer to the heartbeat is as good: this server has everything up to that entry. No entries come in between the
+// look and the installation. The heartbeat ends the campaign of a candidate, which a snapshot does not: one that becomes
+// a candidate again before the snapshot refuses it (errCampaigning), and its sender tries again.
 func (t *transport) installSnapshot(req *raft.InstallSnapshotRequest, data []byte) (wireReply, error) {
 	t.growing.Lock()
 	defer t.growing.Unlock()
-	if t.host.holds(req.LastLogIndex, req.LastLogTerm) {
-		return t.dispatch(&raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: req.Term, Leader: req.Leader}, nil)
+	held := t.host.holds(req.LastLogIndex, req.LastLogTerm)
+	beat, err := t.dispatch(&raft.AppendEntriesRequest{RPCHeader: req.RPCHeader, Term: req.Term, Leader: req.Leader}, nil)
+	if held || err != nil || !beat.OK {
+		return beat, err
 	}
 	rep, err := t.dispatch(req, bytes.NewReader(data))
 	if err == nil && rep.OK {

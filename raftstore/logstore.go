@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -20,13 +21,26 @@ type logStore struct {
 	grown   chan struct{} // closed when entries are stored; nil while nobody looks
 
 	covered uint64 // index of the newest snapshot; guarded by writing
-	stale   bool   // the entries are what a snapshot has overtaken: see DeleteRange
+	// campaigns says whether this server is a candidate: see errCampaigning. It is
+	// asked on raft's main loop, where that cannot change meanwhile; nil: never.
+	campaigns func() bool
+	stale     bool // the entries are what a snapshot has overtaken: see DeleteRange
 }
 
 var (
 	_ raft.LogStore          = (*logStore)(nil)
 	_ raft.MonotonicLogStore = (*logStore)(nil)
 )
+
+// errCampaigning refuses what would change the configuration of a candidate. Raft
+// counts how many votes are needed when a candidate begins to ask for pre-votes,
+// and asks the voters of whatever is its configuration when it has got them. A
+// snapshot does not end its campaign, and neither do entries where it was told to
+// campaign while it did: it could be elected by what was a majority once, beside a
+// leader whom a majority follows.
+var errCampaigning = errors.New("raftstore: a candidate takes neither entries nor snapshots")
+
+func (s *logStore) campaigning() bool { return s.campaigns != nil && s.campaigns() }
 
 // IsMonotonic makes raft clear the log after a snapshot instead of leaving a gap.
 func (s *logStore) IsMonotonic() bool { return true }
@@ -95,6 +109,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if s.campaigning() {
+		return errCampaigning
+	}
 	if s.stale {
 		return fmt.Errorf("raftstore: log index %d behind entries that a snapshot has overtaken", logs[0].Index)
 	}
@@ -210,6 +227,9 @@ func (s *logStore) DeleteRange(lo, hi uint64) error {
 	}
 	if lo != s.first && hi != last {
 		return fmt.Errorf("raftstore: deleting %d to %d would leave a gap in %d to %d", lo, hi, s.first, last)
+	}
+	if hi > s.covered && s.campaigning() {
+		return errCampaigning // before anything is cut, since what follows would be refused
 	}
 	if !s.stale { // otherwise the archive does not have them any more
 		if err := s.journal.write(Record{Kind: RecordDelete, Index: lo, End: hi}); err != nil {

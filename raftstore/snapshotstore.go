@@ -37,6 +37,9 @@ func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64,
 	if version != 1 {
 		return nil, fmt.Errorf("raftstore: unsupported snapshot version %d", version)
 	}
+	if s.logs.campaigning() {
+		return nil, errCampaigning
+	}
 	return &snapshotSink{store: s, meta: raft.SnapshotMeta{
 		Version: version, ID: fmt.Sprintf("%d-%d", term, index), Index: index, Term: term,
 		Configuration: configuration, ConfigurationIndex: configurationIndex,
