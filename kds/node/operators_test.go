@@ -442,3 +442,50 @@ func TestOlderBootStaysWhileItsVoteIsNeeded(t *testing.T) {
 		t.Errorf("the configuration: %v", members)
 	}
 }
+
+// The operators remove a slot that has changed hands, and let a new boot take it
+// again. Its count begins anew: older boots in the log are none that supersede it,
+// neither for itself nor for a member that has not heard of the removal.
+func TestASlotThatWasRemovedCanBeTakenAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	b := s.start("a", "c", "b")[2]
+	for range 2 { // b changes hands
+		b.Close()
+		b = s.restart(b, nodeImage)
+	}
+	admin := s.anyMember()
+	behind := b.machine.View() // what a member knows that hears of nothing from now on
+	s.operate(admin, &api.RemoveSlot{Slot: "b"})
+	if err := <-b.done; !errors.Is(err, ErrRemoved) {
+		t.Fatal(err)
+	}
+	tee := s.launch("machine-b", nodeImage)
+	again := s.boot("b", s.config("b", tee))
+	s.operate(admin, &api.Ticket{Slot: "b", ServerID: api.ID(again.boot.id), PlatformID: s.platformOf(tee)})
+	s.awaitReady(s.runNode(again))
+	if m := again.membership(); m.Incarnation != 1 {
+		t.Fatalf("incarnation %d", m.Incarnation)
+	}
+	for limit := time.Now().Add(10 * time.Second); again.readiness(t.Context()) != nil && time.Now().Before(limit); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := again.readiness(t.Context()); err != nil || again.leaver() != nil {
+		t.Errorf("the new boot of the slot: %v, %v", err, again.leaver())
+	}
+	st, err := api.ParseNodeStatement(again.prover.attachment)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := placeRefused(behind, again.boot.id, st.Membership); err != nil {
+		t.Errorf("a member that is behind refuses it: %v", err)
+	}
+	former := behind.Members[1].Former
+	if len(former) != 2 {
+		t.Fatalf("%d boots held the slot before", len(former))
+	}
+	older := api.Membership{Slot: "b", Incarnation: 1, ServerID: former[0]}
+	if err := placeRefused(behind, former[0], older); err == nil {
+		t.Error("a superseded boot is not refused")
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
 	"github.com/claviger/claviger/raftstore"
 )
 
@@ -176,18 +177,30 @@ func (n *Node) checkRaftPeer(m *membership, peer [32]byte, attachment []byte) (*
 			return st, nil
 		}
 	}
-	view := n.machine.View()
+	if err := placeRefused(n.machine.View(), peer, st.Membership); err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+// placeRefused refuses a boot outside the configuration that had its place once:
+// the state has another one in its slot after it, or no slot. What a membership
+// says was committed, so a boot that the state has never had is one that this node
+// has not heard of yet, whatever its count is: a slot that was removed and is taken
+// again counts from 1. Only boots that the slot has forgotten go by the count.
+func placeRefused(view state.View, peer [32]byte, m api.Membership) error {
 	for _, slot := range view.Members {
-		if slot.Slot == st.Membership.Slot && slot.ServerID != peer && st.Membership.Incarnation <= slot.Incarnation {
-			return nil, &ratls.RefusedError{Code: codeSuperseded, Message: fmt.Sprintf("%v: incarnation %d of slot %s has been superseded and is in the configuration no more",
-				ErrNotMember, st.Membership.Incarnation, slot.Slot)}
+		forgotten := len(slot.Former) == state.MaxFormer && m.Incarnation <= slot.Incarnation-state.MaxFormer
+		if slot.Slot == m.Slot && slot.ServerID != peer && (slices.Contains(slot.Former, peer) || forgotten) {
+			return &ratls.RefusedError{Code: codeSuperseded, Message: fmt.Sprintf("%v: incarnation %d of slot %s has been superseded and is in the configuration no more",
+				ErrNotMember, m.Incarnation, slot.Slot)}
 		}
 	}
 	if slices.Contains(view.Removed, peer) {
-		return nil, &ratls.RefusedError{Code: codeRemoved, Message: fmt.Sprintf("%v: the operators have removed slot %s, and this server is in the configuration no more",
-			ErrNotMember, st.Membership.Slot)}
+		return &ratls.RefusedError{Code: codeRemoved, Message: fmt.Sprintf("%v: the operators have removed slot %s, and this server is in the configuration no more",
+			ErrNotMember, m.Slot)}
 	}
-	return st, nil
+	return nil
 }
 
 // Dial opens raft/1 to exactly the server id; it makes n a raftstore.Dialer.

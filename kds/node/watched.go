@@ -77,7 +77,9 @@ func (n *Node) onAdmitted(m state.Member) {
 		level = slog.LevelInfo
 	}
 	n.log.Log(n.ctx, level, "admitted", "member", m.Slot, "incarnation", m.Incarnation, "server", api.ID(m.ServerID))
-	if mine := n.membership(); m.Slot == n.cfg.Slot && m.ServerID != n.boot.id && mine != nil && m.Incarnation > mine.Incarnation {
+	// Not by the count: a slot that was removed and is taken again counts from 1,
+	// and this boot replays who had it before.
+	if m.Slot == n.cfg.Slot && m.ServerID != n.boot.id && slices.Contains(m.Former, [32]byte(n.boot.id)) {
 		n.loseSlot(ErrSuperseded)
 	}
 }
