@@ -51,7 +51,18 @@ func (s *Service) operate(ctx context.Context, signed api.SignedAdmin) (api.Admi
 		return reply, nil
 	}
 	reply.Index, err = s.commitStatement(ctx, signed)
+	if p, ok := errors.AsType[*api.Problem](err); ok && p.Stage == stageContent { // Apply refused it: perhaps because it has been there
+		if view, _, again := s.cluster(); again == nil && wasLast(view, st, signed) {
+			reply.Index, err = view.Applied, nil
+		}
+	}
 	return reply, err
+}
+
+// wasLast reports whether a statement is, word for word, the last one that was
+// carried out.
+func wasLast(view state.View, st *api.AdminStatement, signed api.SignedAdmin) bool {
+	return st.Epoch == view.Epoch && st.Sequence == view.Sequence && sha256.Sum256(signed.Statement) == view.LastStatement
 }
 
 // commitStatement proposes the statement; a rejection says which part was late.
@@ -92,10 +103,10 @@ func checkStatement(view state.View, m *api.Manifest, signed api.SignedAdmin) (*
 	if err != nil {
 		return nil, refuseStatement(stageForm, err)
 	}
-	switch last := st.Sequence == view.Sequence && sha256.Sum256(signed.Statement) == view.LastStatement; {
+	switch {
 	case st.Epoch != view.Epoch:
 		return nil, refuseStatement(stageEpoch, fmt.Errorf("it is for epoch %d, the cluster is in epoch %d; make and sign a new one", st.Epoch, view.Epoch))
-	case last:
+	case wasLast(view, st, signed):
 		return st, nil
 	case view.Ended:
 		return nil, errEnded

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
 )
 
 // After the operators' stop nothing is answered for the epoch any more, and
@@ -37,5 +38,30 @@ func TestAnEndedEpochAnswersNothing(t *testing.T) {
 	c, err := w.service.Cluster(t.Context())
 	if err != nil || !c.Ended {
 		t.Errorf("the cluster's own description: %v", err)
+	}
+}
+
+// A statement is sent twice at the same time, or once more because an answer is
+// late: both are told that it was carried out, and it was, once.
+func TestAStatementSentTwiceIsAcceptedOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	raw := must[[]byte](t)(api.NewAdmin(w.id, 1, 1, &api.Ticket{Slot: "b", ServerID: api.ID{1}, PlatformID: api.ID{2}}))
+	req := api.AdminRequest{Statement: raw, Approvals: api.Approve(raw, ed25519.NewKeyFromSeed(make([]byte, 32)))}
+	w.replica.before = func(state.Entry) error { // the other one arrives first
+		w.replica.before = nil
+		_, err := w.service.Operate(t.Context(), req)
+		return err
+	}
+	if reply, err := w.service.Operate(t.Context(), req); err != nil || reply.Sequence != 1 || reply.Index == 0 {
+		t.Errorf("the second of two: %+v, %v", reply, err)
+	}
+	if v := w.machine.View(); v.Sequence != 1 || len(v.Tickets) != 1 {
+		t.Errorf("sequence %d, %d tickets", v.Sequence, len(v.Tickets))
+	}
+	other := must[[]byte](t)(api.NewAdmin(w.id, 1, 1, &api.Ticket{Slot: "c", ServerID: api.ID{3}, PlatformID: api.ID{4}}))
+	req = api.AdminRequest{Statement: other, Approvals: api.Approve(other, ed25519.NewKeyFromSeed(make([]byte, 32)))}
+	if _, err := w.service.Operate(t.Context(), req); !errors.Is(err, &api.Problem{Code: api.CodeStatement}) {
+		t.Errorf("another statement of that number: %v", err)
 	}
 }
