@@ -22,20 +22,29 @@ func FinalFile(id api.ID) string { return "final-" + id.String() + ".json" }
 // come to rest: entries that are refused after the end still count.
 const finalPatience = 10 * time.Second
 
+// finalPause is between two attempts: a disk may be full, and people mend it.
+const finalPause = time.Second
+
 // finish writes this server's signed final checkpoint. It is what lets operators
 // name the server as stopped with proof, and what the next epoch cannot begin
 // below. It runs beside replication, once the machine says that the epoch ended.
 func (n *Node) finish() {
-	c, err := n.finalCheckpoint()
-	if err == nil {
-		err = n.writeFinal(c)
+	for n.ctx.Err() == nil {
+		c, err := n.finalCheckpoint()
+		if err == nil {
+			err = n.writeFinal(c)
+		}
+		if err == nil {
+			n.log.Info("the epoch has ended; the final checkpoint of this server is written, and it can be stopped",
+				"file", filepath.Join(n.cfg.DataDir, FinalFile(c.ServerID)), "applied", c.Applied)
+			return
+		}
+		n.log.Error("the epoch has ended, and this server has no final checkpoint to show for it yet; do not stop it", "reason", err)
+		select {
+		case <-n.ctx.Done():
+		case <-time.After(finalPause):
+		}
 	}
-	if err != nil {
-		n.log.Error("the epoch has ended, and this server has no final checkpoint to show for it", "reason", err)
-		return
-	}
-	n.log.Info("the epoch has ended; the final checkpoint of this server is written, and it can be stopped",
-		"file", filepath.Join(n.cfg.DataDir, FinalFile(c.ServerID)), "applied", c.Applied)
 }
 
 // finalCheckpoint takes index, chain and state at one instant.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/claviger/claviger/kds/api"
 )
@@ -89,4 +90,26 @@ func TestTheLongerOfTwoCopiesCounts(t *testing.T) {
 	if len(seen) != 2 || seen[0] != seen[1] {
 		t.Errorf("the order of the copies decides: %v", seen)
 	}
+}
+
+// The disk takes no final checkpoint when the epoch ends; people mend it, and the
+// server can be named as stopped with proof all the same.
+func TestTheFinalCheckpointIsWrittenOnceTheDiskTakesIt(t *testing.T) {
+	t.Parallel()
+	l := newLostSite(t)
+	a := l.found("a")[0]
+	name := filepath.Join(a.cfg.DataDir, FinalFile(api.ID(a.ServerID())))
+	if err := os.Mkdir(name+".new", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	l.stop()
+	poll(t, "the end has been applied", func() bool { return errors.Is(a.readiness(t.Context()), ErrEnded) })
+	time.Sleep(300 * time.Millisecond)
+	if _, err := os.Stat(name); err == nil {
+		t.Fatal("it was written all the same")
+	}
+	if err := os.Remove(name + ".new"); err != nil {
+		t.Fatal(err)
+	}
+	l.awaitFinals()
 }

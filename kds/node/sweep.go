@@ -169,6 +169,9 @@ func (n *Node) sweep(ctx context.Context) {
 		return
 	}
 	n.askReconcile()
+	if n.machine.View().Ended { // it would be refused, and final checkpoints wait for rest
+		return
+	}
 	for _, put := range n.judge.Pending() {
 		put.Epoch = m.Epoch
 		if _, err := n.propose(ctx, put); err != nil {
