@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,11 +158,20 @@ func (f *forwarder) take(p *proposal) error {
 	return nil
 }
 
+// give ends a submitter's wait. What was not sent yet goes with it: the bounds of
+// take are those of the queue, too.
 func (f *forwarder) give(p *proposal) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.pending--
 	f.bytes -= len(p.entry)
+	select {
+	case <-p.done:
+	default:
+		if i := slices.Index(f.queue, p); i >= 0 {
+			f.queue = slices.Delete(f.queue, i, i+1)
+		}
+	}
 }
 
 // counts are the proposals waiting to be sent, the frames in flight and the

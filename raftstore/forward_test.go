@@ -678,6 +678,38 @@ func TestSubmitQueueIsBounded(t *testing.T) {
 	})
 }
 
+// The attack: clients that ask and go away, while the host holds back what was sent to the leader. What they asked for
+// must not wait for the leader when nobody waits for it.
+func TestSubmittersThatGoLeaveNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		nodes := net.cluster(t, "a", "b", "c")
+		follows(t, nodes[1], nodes[0])
+		release := net.hold(nodes[1].id)
+		defer release()
+		for range 3 {
+			ctx, cancel := context.WithCancel(t.Context())
+			var clients sync.WaitGroup
+			for range maxPendingBytes / MaxEntry {
+				clients.Go(func() { nodes[1].Submit(ctx, bytes.Repeat([]byte{1}, MaxEntry)) })
+			}
+			synctest.Wait()
+			cancel()
+			clients.Wait()
+		}
+		f := nodes[1].forwards
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		size := 0
+		for _, p := range f.queue {
+			size += len(p.entry)
+		}
+		if f.pending != 0 || size > maxForwardBytes {
+			t.Errorf("%d bytes wait for the leader and %d submitters", size, f.pending)
+		}
+	})
+}
+
 func TestBrokenServersRefuseSubmitAndRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net, old := newTestNet(), &olderMachine{}
