@@ -164,9 +164,11 @@ func logRecord(l *raft.Log) Record {
 	return Record{Kind: RecordLog, Index: l.Index, Term: l.Term, Type: uint8(l.Type), Data: l.Data}
 }
 
-// recordsAfter is the log behind index as the archive writes it; it needs writing.
-func (s *logStore) recordsAfter(index uint64) []Record {
-	if s.stale {
+// recordsAfter is the log behind a snapshot up to index and term as the archive
+// writes it; it needs writing. Nothing of a log that the snapshot overrules
+// follows it, although raft has not dropped that yet.
+func (s *logStore) recordsAfter(index, term uint64) []Record {
+	if s.stale || s.within(index) && s.entries[index-s.first].Term != term {
 		return nil
 	}
 	var recs []Record

@@ -195,6 +195,31 @@ func TestLeaderMayBeginBehindWhatIsCompacted(t *testing.T) {
 	})
 }
 
+// The attack: the host ends a server between the snapshot that overruled its log and the record that says so. What is
+// behind the snapshot in that log follows something else, be its term as high as it likes.
+func TestArchiveHoldsNothingOverruled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet(t)
+		old := append([]wireEntry{{Index: 1, Term: 1, Type: uint8(raft.LogConfiguration), Data: p.conf}}, commands(2, 5, "l", "o", "s", "t", "too", "many")...)
+		if rep := p.append(wireAppend{Term: 5, Entries: old}); !rep.OK {
+			t.Fatal("the entries were refused")
+		}
+		if rep := p.snapshot(6, 5, 4, "a", "b"); !rep.OK { // its next entry is of term 6, and not in it
+			t.Fatal("the snapshot was refused")
+		}
+		begun := false
+		for _, r := range openAll(t, p.n) {
+			begun = begun || r.Kind == RecordCheckpoint
+			if begun && r.Kind == RecordLog {
+				t.Errorf("entry %d of term %d is said to follow the snapshot", r.Index, r.Term)
+			}
+		}
+		if !begun {
+			t.Error("there is no checkpoint")
+		}
+	})
+}
+
 // The attack: a snapshot of a leader that has died meanwhile reaches a server
 // that is a candidate by now. The library takes the dead one for its leader,
 // goes on being a candidate, and refuses every other candidate.

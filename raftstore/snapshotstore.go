@@ -80,7 +80,7 @@ func (s *snapshotStore) publish(meta raft.SnapshotMeta, data pieces) error {
 		// between the two, find nothing, and send its snapshot for ever.
 		return errSnapshotGone
 	}
-	if err := s.checkpoint(meta.Index); err != nil {
+	if err := s.checkpoint(meta.Index, meta.Term); err != nil {
 		return err
 	}
 	if err := s.archive(meta, data); err != nil {
@@ -111,13 +111,13 @@ func (s *snapshotStore) newest() uint64 {
 
 // checkpoint begins the new part of the archive with the term, the vote and the
 // log behind the snapshot as they are now: neither store may change in between.
-func (s *snapshotStore) checkpoint(index uint64) error {
+func (s *snapshotStore) checkpoint(index, term uint64) error {
 	s.stable.mu.Lock()
 	defer s.stable.mu.Unlock()
 	s.logs.writing.Lock()
 	defer s.logs.writing.Unlock()
 	s.logs.covered = max(s.logs.covered, index)
-	return s.journal.checkpoint(append(s.stable.records(), s.logs.recordsAfter(index)...)...)
+	return s.journal.checkpoint(append(s.stable.records(), s.logs.recordsAfter(index, term)...)...)
 }
 
 // archive writes the snapshot piece by piece, so that a large one does not keep
