@@ -31,7 +31,7 @@ const (
 	MaxRecovery    = 16 << 10  // bytes of an encoded recovery statement
 	MaxOldServers  = 128       // servers that a recovery statement names
 	MaxRecoveryKey = 2048      // bytes of the public key that roots are wrapped to
-	MaxEpoch       = 4096      // of a recovery: archives do not name their epoch, and whoever recovers later has to find it
+	MaxEpoch       = 1024      // of a recovery: archives do not name their epoch, and whoever recovers later has to find it; root generations end at 256
 	maxLabelName   = 64        // bytes of a cluster's display name
 	maxJSONDepth   = 32        // nesting of a JSON body
 	maxTreeSize    = 1<<63 - 1 // leaves; the arithmetic of the log is signed

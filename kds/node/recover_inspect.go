@@ -100,7 +100,7 @@ func (i *inspector) read(ctx context.Context, dir string, a *inspected) error {
 		return err
 	}
 	defer key.Destroy()
-	epoch, err := i.epochOf(dir, key, id)
+	epoch, err := i.epochOf(ctx, dir, key, id)
 	if err != nil {
 		return err
 	}
@@ -131,12 +131,15 @@ func stopping(ctx context.Context, records iter.Seq2[[]byte, error]) iter.Seq2[[
 }
 
 // epochOf finds the epoch under which the first record opens.
-func (i *inspector) epochOf(dir string, key secret.Key, id raftstore.ServerID) (uint64, error) {
+func (i *inspector) epochOf(ctx context.Context, dir string, key secret.Key, id raftstore.ServerID) (uint64, error) {
 	for first, err := range i.records(dir) {
 		if err != nil {
 			return 0, err
 		}
 		for epoch := uint64(1); epoch <= maxEpochs; epoch++ {
+			if ctx.Err() != nil { // a record of a host's making costs the whole search
+				return 0, ctx.Err()
+			}
 			o, err := raftstore.NewOpener(key, raftstore.Chain{ClusterID: i.clusterID, Epoch: epoch, Server: id})
 			if err != nil {
 				return 0, err

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/raftstore/archive/file"
 )
 
 // A host cuts the archive of a later epoch so short that no state is in it, and
@@ -112,4 +115,31 @@ func TestTheFinalCheckpointIsWrittenOnceTheDiskTakesIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.awaitFinals()
+}
+
+// The first record of an archive is of a host's making, as long as a record can
+// be: the search for its epoch ends, and ends with the context.
+func TestTheSearchForAnEpochEnds(t *testing.T) {
+	t.Parallel()
+	secrets, err := kds.GenerateSecrets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := secrets.ArchiveKey([32]byte{2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	i := &inspector{clusterID: api.ID{1}, secrets: secrets, records: func(string) iter.Seq2[[]byte, error] {
+		return func(yield func([]byte, error) bool) {
+			cancel()
+			yield(make([]byte, file.MaxRecord), nil)
+		}
+	}}
+	if _, err := i.epochOf(ctx, "", key, [32]byte{2}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a search that nobody waits for: %v", err)
+	}
+	if epoch, err := i.epochOf(t.Context(), "", key, [32]byte{2}); err == nil || epoch != 0 {
+		t.Errorf("garbage is of epoch %d", epoch)
+	}
 }
