@@ -104,6 +104,26 @@ var faults = []fault{
 		w.reboot(w.target().slot) // the one that runs goes on running
 		return nil
 	}},
+	{"the leader alone until another leads", 2, func(w *world) func() {
+		var old *boot
+		for _, b := range w.live() {
+			if b.IsLeader() {
+				old = b
+			}
+		}
+		if old == nil {
+			return nil
+		}
+		end := w.net.begin(&hazard{block: holds, match: func(from, to *boot, _ bool) bool { return from == old || to == old }})
+		for range 40 {
+			time.Sleep(50 * time.Millisecond)
+			if slices.ContainsFunc(w.live(), func(b *boot) bool { return b != old && b.IsLeader() && b.Term() > old.Term() }) {
+				time.Sleep(w.ms(0, 100))
+				break
+			}
+		}
+		return end // what both sides have said meanwhile arrives now
+	}},
 	{"slow disk", 3, func(w *world) func() {
 		b := w.target()
 		slow := w.ms(5, 3000)

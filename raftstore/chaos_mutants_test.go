@@ -24,8 +24,11 @@ const (
 	sound               mutation = iota
 	readsByVerifyLeader          // clients trust raft's own count of answers
 	heartbeatFastPath            // heartbeats are answered beside raft's main loop
-	commitUnclamped              // a request's commit index is the newest one of its leader
-	bootsFromOldDisk             // a machine that starts again is the server that its disk tells of
+	// Every request tells the newest commit index of its leader, and it is not
+	// clamped. Leaders of this library leave it out of heartbeats, so that without
+	// the clamp alone nothing is seen here; a hostile one is in attack_test.go.
+	commitUnclamped
+	bootsFromOldDisk // a machine that starts again is the server that its disk tells of
 )
 
 func TestChaosSeesWhatIsMissing(t *testing.T) {
@@ -43,19 +46,19 @@ func TestChaosSeesWhatIsMissing(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		mutation mutation
-		within   int // seeds; those with many are played with -chaos.mutants only
+		within   int // seeds
 		clients  int
 		faults   []fault
 	}{
-		"VerifyLeader in the place of SafeRead": {readsByVerifyLeader, 300, 5, pick("held replies, then alone", "hold replies", "isolate", "hand over leadership")},
-		"heartbeats beside the main loop":       {heartbeatFastPath, 300, 1, pick("slow disk while leadership moves", "isolate", "reorder and delay")},
-		"a commit index that is not clamped":    {commitUnclamped, 300, 5, pick("isolate", "isolate and deliver later", "hold requests", "reorder and delay", "slow link", "hand over leadership")},
+		"VerifyLeader in the place of SafeRead": {readsByVerifyLeader, 200, 8, pick("held replies, then alone", "hand over leadership")},
+		"heartbeats beside the main loop":       {heartbeatFastPath, 500, 0, pick("slow disk while leadership moves")},
+		"newest commit indexes, not clamped":    {commitUnclamped, 20, 5, pick("the leader alone until another leads")},
 		"a server that starts from its disk":    {bootsFromOldDisk, 20, 5, pick("isolate", "crash and boot at once", "hears and is not heard", "hand over leadership")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if c.within > 20 && !*chaosMutants {
-				t.Skip("with -chaos.mutants")
+			if c.within > 50 && !*chaosMutants {
+				t.Skip("takes minutes: with -chaos.mutants")
 			}
 			stats := newCounters()
 			for seed := range uint64(c.within) {
@@ -125,11 +128,11 @@ func (f *mutant) pass(rpc raft.RPC) {
 	a, ok := rpc.Command.(*raft.AppendEntriesRequest)
 	if ok && f.m == commitUnclamped {
 		id, _ := ParseServerID(string(a.ID))
-		if l := f.w.byID(id); l != nil && l.IsLeader() && l.Term() == a.Term && a.LeaderCommitIndex > 0 {
+		if l := f.w.byID(id); l != nil && l.IsLeader() && l.Term() == a.Term {
 			a.LeaderCommitIndex = l.CommitIndex()
 		}
 	}
-	heartbeat := ok && a.PrevLogEntry == 0 && len(a.Entries) == 0 && a.LeaderCommitIndex == 0
+	heartbeat := ok && a.PrevLogEntry == 0 && len(a.Entries) == 0
 	f.mu.Lock()
 	fast := f.fast
 	f.mu.Unlock()

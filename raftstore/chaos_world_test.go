@@ -221,6 +221,9 @@ func (w *world) boot(slot int, disk string) *boot {
 	number := len(w.boots)
 	w.mu.Unlock()
 	clock := clocks[w.dice.n(len(clocks))]
+	if w.mutation == readsByVerifyLeader && w.dice.n(2) == 0 { // one that believes in its lease for long
+		clock.name, clock.rate = "x8 slow", 8
+	}
 	key, err := secret.New(slices.Repeat([]byte{byte(number + 1)}, ArchiveKeySize))
 	if err != nil {
 		w.t.Fatal(err)
