@@ -641,6 +641,17 @@ func (w *world) close() {
 		w.work.Go(func() { b.Shutdown() })
 	}
 	w.net.sever(false, func(*boot, *boot) bool { return true })
+	// A server that does not stop would keep the bubble open for ever.
+	stuck := time.AfterFunc(10*time.Minute, func() {
+		for _, b := range w.boots {
+			select {
+			case <-b.Done():
+			default:
+				panic(fmt.Sprintf("seed %d: boot %d does not shut down; trace:\n%s", w.seed, b.number, strings.Join(w.trace, "\n")))
+			}
+		}
+	})
+	defer stuck.Stop()
 	w.work.Wait()
 	for _, b := range w.boots {
 		<-b.Done()

@@ -359,3 +359,26 @@ func TestProgress(t *testing.T) {
 		}
 	})
 }
+
+// Raft stops reading answers at the first refusal, and looks up only when a
+// request has been sent: one that waits for its place must be given up.
+func TestPipelineThatNobodyReadsEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := openPiped(t)
+		for i := range maxPipelined {
+			if _, err := x.send(uint64(3+i), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		waits := make(chan error, 1)
+		go func() { _, err := x.send(99, 0); waits <- err }()
+		x.answer(frameReply, &wireReply{Term: 5, LastLog: 3, OK: false})
+		start := time.Now()
+		if err := <-waits; err == nil {
+			t.Fatal("a request was sent on a pipeline that nobody reads")
+		}
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("it waited %v", d)
+		}
+	})
+}

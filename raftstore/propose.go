@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"reflect"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -83,10 +84,10 @@ func (s *Store) await(ctx context.Context, f raft.Future) error {
 }
 
 // awaitRaft gives raft's own error. The goroutine it leaves behind ends when
-// raft answers, at the latest when raft stops.
+// raft answers, at the latest when the store has stopped.
 func (s *Store) awaitRaft(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() { done <- s.outcome(f) }()
 	select {
 	case err := <-done:
 		return err
@@ -95,6 +96,27 @@ func (s *Store) awaitRaft(ctx context.Context, f raft.Future) error {
 	case <-s.stopped: // raft forgets what its machine had not taken when it stopped
 		return raft.ErrLeadershipLost
 	}
+}
+
+// outcome waits for raft's answer, at the latest until the store has stopped:
+// raft never answers for what was in its queues then. Its futures have a field
+// for that, which it sets for some of them.
+func (s *Store) outcome(f raft.Future) error {
+	v := reflect.Indirect(reflect.ValueOf(f))
+	if v.Kind() != reflect.Struct {
+		return f.Error()
+	}
+	end := v.FieldByName("ShutdownCh")
+	if !end.IsValid() || !end.CanSet() || end.Type() != reflect.TypeFor[chan struct{}]() {
+		return f.Error() // one that has its answer already
+	}
+	if end.IsNil() {
+		end.Set(reflect.ValueOf(s.stopped))
+	}
+	if err := f.Error(); !errors.Is(err, raft.ErrRaftShutdown) {
+		return err
+	}
+	return raft.ErrLeadershipLost // it had been taken
 }
 
 // translate turns raft's errors into this package's.

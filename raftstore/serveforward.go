@@ -136,7 +136,7 @@ func (t *transport) answerForward(conn net.Conn, w *bufio.Writer, fr *forwarded)
 
 // proposeFor proposes the entries of another server. Each goes to raft by
 // itself and at once, as if its submitter were here; raft gathers them. The
-// goroutines end when raft answers, at the latest when it stops.
+// goroutines end when raft answers, at the latest when the store has stopped.
 func (s *Store) proposeFor(peer ServerID, entries [][]byte, fr *forwarded) error {
 	fr.outcomes = make([]wireOutcome, len(entries))
 	if code := s.cannotLead(); code != 0 {
@@ -187,7 +187,7 @@ func (s *Store) proposeOne(entry []byte) wireOutcome {
 	s.metrics.proposing.Inc()
 	defer s.metrics.proposing.Dec()
 	f := s.raft.Apply(entry, enqueueTimeout)
-	switch err := f.Error(); {
+	switch err := s.outcome(f); {
 	case err == nil:
 		done, ok := f.Response().(applied)
 		if !ok {
