@@ -124,17 +124,21 @@ func (s *snapshotStore) checkpoint(index, term uint64) error {
 // the log waiting; other records may fall between the chunks.
 func (s *snapshotStore) archive(meta raft.SnapshotMeta, data pieces) error {
 	const chunksAtOnce = 4 // a commit waits for one such write at most
-	recs := []Record{{Kind: RecordSnapshot, Index: meta.Index, Term: meta.Term, End: uint64(meta.Size),
-		Data: raft.EncodeConfiguration(meta.Configuration)}}
-	for _, piece := range data {
-		recs = append(recs, Record{Kind: RecordChunk, Data: piece})
-	}
-	for part := range slices.Chunk(recs, chunksAtOnce) {
+	for part := range slices.Chunk(snapshotRecords(&meta, data), chunksAtOnce) {
 		if err := s.journal.write(part...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func snapshotRecords(meta *raft.SnapshotMeta, data pieces) []Record {
+	recs := []Record{{Kind: RecordSnapshot, Index: meta.Index, Term: meta.Term, End: uint64(meta.Size),
+		Data: raft.EncodeConfiguration(meta.Configuration)}}
+	for _, piece := range data {
+		recs = append(recs, Record{Kind: RecordChunk, Data: piece})
+	}
+	return recs
 }
 
 // pieces is a snapshot in memory, in chunks of chunkSize of which the last may be

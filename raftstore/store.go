@@ -66,6 +66,7 @@ type Store struct {
 	journal  *journal
 	logs     *logStore
 	stable   *stableStore
+	snaps    *snapshotStore
 	fsm      *fsm
 	reads    reads // rounds of acknowledgements, on the leader
 	asks     reads // questions to the leader, elsewhere
@@ -115,8 +116,8 @@ func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	s.trans.batches = func(n int) { s.metrics.batches.Observe(float64(n)) }
 	s.journal.took = func(d time.Duration) { s.metrics.archived.Observe(d.Seconds()) }
 	s.stable = &stableStore{journal: s.journal, fence: s.fence}
-	snaps := &snapshotStore{journal: s.journal, members: s.trans.members, logs: s.logs, stable: s.stable, warn: log.Warn}
-	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, snaps, between(s.trans))
+	s.snaps = &snapshotStore{journal: s.journal, members: s.trans.members, logs: s.logs, stable: s.stable, warn: log.Warn}
+	s.raft, err = raft.NewRaft(s.raftConfig(), s.fsm, s.logs, s.stable, s.snaps, between(s.trans))
 	if err != nil {
 		s.trans.Close()
 		return nil, fmt.Errorf("raftstore: starting raft: %w", err)

@@ -36,6 +36,26 @@ func Inspect(records iter.Seq2[[]byte, error], key secret.Key, chain raftstore.C
 	return b.finish(o), nil
 }
 
+// Collect rebuilds what a running or stopped server holds, from the records of
+// raftstore.Store.Export. They come over an authenticated channel and not from a
+// host, so nothing may be wrong with them: it fails where Inspect would end.
+func Collect(records iter.Seq2[raftstore.Record, error], chain raftstore.Chain) (*History, error) {
+	b := &builder{h: History{Chain: chain}}
+	for r, err := range records {
+		if err == nil {
+			err = b.add(&r)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if b.making != nil {
+		return nil, fmt.Errorf("%w: a snapshot of %d bytes ends after %d", ErrRecords, b.want, len(b.making.Data))
+	}
+	b.join()
+	return &b.h, b.h.Complete()
+}
+
 // builder follows the meanings said at raftstore.RecordKind.
 type builder struct {
 	h      History
@@ -168,15 +188,20 @@ func (b *builder) chunk(data []byte) error {
 	return nil
 }
 
-// finish drops entries that the snapshot has overruled: a follower that got it
-// from a leader deletes its log next, and the archive may end in between.
 func (b *builder) finish(o *raftstore.Opener) *History {
 	h := &b.h
 	h.Begin = o.Begin()
 	h.Sequence, h.Head = o.Head()
-	s := h.Snapshot
+	b.join()
+	return h
+}
+
+// join drops entries that the snapshot has overruled: a follower that got it
+// from a leader deletes its log next, and the archive may end in between.
+func (b *builder) join() {
+	h, s := &b.h, b.h.Snapshot
 	if s == nil || len(h.Entries) == 0 {
-		return h
+		return
 	}
 	first, last := h.Entries[0].Index, h.Entries[len(h.Entries)-1].Index
 	follows := first == s.Index+1 && h.Entries[0].Term >= s.Term
@@ -184,5 +209,4 @@ func (b *builder) finish(o *raftstore.Opener) *History {
 	if first <= s.Index+1 && !follows && !joins {
 		h.Entries = nil
 	}
-	return h
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,16 @@ func TestReplayOfAStore(t *testing.T) {
 		if !slices.Equal(m.all(), n.machine.all()) {
 			t.Fatalf("%s: %d entries of %d", what, len(m.all()), len(n.machine.all()))
 		}
+		memory, err := history.Collect(told(n.store.Export(), nil), h.Chain)
+		if err != nil {
+			t.Fatalf("%s, from memory: %v", what, err)
+		}
+		if again, err := memory.Replay(&list{}); err != nil || again != got {
+			t.Errorf("%s, from memory: %+v, %v", what, again, err)
+		}
+		if p := history.Compare([]*history.History{h, memory}).Pairs[0]; p.Relation != history.Equal || p.Part != 0 {
+			t.Errorf("%s: memory and archive: %+v", what, p)
+		}
 	}
 	for i := range 60 {
 		w.propose([]*node{n}, fmt.Sprintf("entry %d", i))
@@ -60,6 +71,48 @@ func TestReplayOfAStore(t *testing.T) {
 	}
 	w.stop(n)
 	check("stopped", true)
+}
+
+// told yields records, and then an error if there is one.
+func told(list []raftstore.Record, err error) iter.Seq2[raftstore.Record, error] {
+	return func(yield func(raftstore.Record, error) bool) {
+		for _, r := range list {
+			if !yield(r, nil) {
+				return
+			}
+		}
+		if err != nil {
+			yield(raftstore.Record{}, err)
+		}
+	}
+}
+
+// What a server tells over a channel is whole, or it is nothing.
+func TestCollectWantsAllOfIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	n := w.found(1)[0]
+	w.propose([]*node{n}, "one")
+	if err := n.store.Compact(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.propose([]*node{n}, "two")
+	all, chain := n.store.Export(), raftstore.Chain{Epoch: 1, Server: n.id}
+	cut := errors.New("cut")
+	for name, c := range map[string]struct {
+		records []raftstore.Record
+		err     error
+		want    error
+	}{
+		"a channel that was cut":  {all, cut, cut},
+		"a snapshot that was cut": {all[:len(all)-1], nil, history.ErrRecords},
+		"a gap":                   {append(slices.Clone(all[:1]), all[2:]...), nil, history.ErrRecords},
+		"nothing":                 {nil, nil, history.ErrIncomplete},
+	} {
+		if h, err := history.Collect(told(c.records, c.err), chain); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, %+v", name, err, h)
+		}
+	}
 }
 
 // Five servers die; one's disk is of yesterday, one was cut off as leader and
