@@ -311,6 +311,9 @@ func (n *Node) admitEntry(a *kds.Assessment, policyVersion uint64, req joinReque
 
 // grant sends statement and secrets and waits for the joiner to hold them.
 func (n *Node) grant(c *ratls.Conn, member state.Member) error {
+	if n.fenced.up() {
+		return &RefusedError{Retry: true, Text: ErrFenced.Error()}
+	}
 	m := n.membership()
 	statement, err := newMembership(n.secrets, m.raw, api.Membership{ClusterID: m.clusterID, Epoch: m.Epoch,
 		Slot: member.Slot, Incarnation: member.Incarnation, ServerID: member.ServerID})

@@ -44,7 +44,7 @@ func (n *Node) become(s *kds.Secrets, m *membership) error {
 		return n.ctx.Err()
 	}
 	l := ratls.NewListener(n.peerPorch.open(), &ratls.Config{
-		Protocols: []string{protocolJoin, protocolRaft}, ClusterID: m.clusterID, Epoch: m.Epoch, Key: n.boot.key,
+		Protocols: []string{protocolJoin, protocolRaft, protocolRecover}, ClusterID: m.clusterID, Epoch: m.Epoch, Key: n.boot.key,
 		Attest: n.prover.prove, Verify: n.verifyInbound, OnRefused: n.refused,
 	})
 	context.AfterFunc(n.ctx, func() { l.Close() })

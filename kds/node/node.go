@@ -48,10 +48,11 @@ type tuning struct {
 	paceBurst      int           // new boots of one slot in a row
 	paceRefill     time.Duration // until another one may come
 	reconcileEvery time.Duration // between two looks of a leader at the configuration
+	aliveLook      time.Duration // of a survivor for a majority, before it takes part in a recovery
 }
 
 var defaultTuning = tuning{channelAge: 15 * time.Minute, sweepEvery: 10 * time.Minute, supersedeGrace: 3 * time.Second,
-	expelGrace: 15 * time.Second, paceBurst: paceBurst, paceRefill: paceRefill, reconcileEvery: time.Second}
+	expelGrace: 15 * time.Second, paceBurst: paceBurst, paceRefill: paceRefill, reconcileEvery: time.Second, aliveLook: 5 * time.Second}
 
 // Node is one boot of one node.
 type Node struct {
@@ -86,6 +87,8 @@ type Node struct {
 	finished   chan struct{} // closed when Run has torn everything down
 	admitSem   chan struct{} // one admission at a time
 	admitQueue chan struct{} // those that run or wait for their turn
+	surviving  chan struct{} // one recovering boot at a time
+	fenced     *fenced       // whether the operators have stopped this boot for a recovery
 	replaced   chan struct{} // closed when the state gives our slot to another boot, or takes it away
 	replace    sync.Once
 	outcome    error // ErrSuperseded or ErrRemoved; written before replaced is closed
@@ -99,7 +102,8 @@ type Node struct {
 	started      time.Time
 	reconcileNow chan struct{} // has room for one: something was applied that the configuration must follow
 	tune         tuning
-	archives     int // directories taken by this boot
+	archives     int    // directories taken by this boot
+	atFence      func() // does nothing; tests let something happen here
 	openStore    func(raftstore.Config) (*raftstore.Store, error)
 }
 
@@ -114,8 +118,8 @@ func New(cfg Config) (*Node, error) {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, registry: cfg.Registry, verifier: verifier, machine: state.New(),
-		ready: make(chan struct{}), finished: make(chan struct{}), draining: make(chan struct{}), drained: make(chan struct{}), admitSem: make(chan struct{}, 1), admitQueue: make(chan struct{}, maxAdmitQueue), replaced: make(chan struct{}), epochEnded: make(chan struct{}), level: state.Level,
-		channels: newChannels(), newSets: make(chan struct{}, 1), reconcileNow: make(chan struct{}, 1), started: time.Now(), tune: defaultTuning, openStore: raftstore.Open}
+		ready: make(chan struct{}), finished: make(chan struct{}), draining: make(chan struct{}), drained: make(chan struct{}), admitSem: make(chan struct{}, 1), admitQueue: make(chan struct{}, maxAdmitQueue), surviving: make(chan struct{}, 1), fenced: newFenced(), replaced: make(chan struct{}), epochEnded: make(chan struct{}), level: state.Level,
+		channels: newChannels(), newSets: make(chan struct{}, 1), reconcileNow: make(chan struct{}, 1), started: time.Now(), tune: defaultTuning, atFence: func() {}, openStore: raftstore.Open}
 	if n.cfg.Clock == nil {
 		n.cfg.Clock = time.Now
 	}
@@ -282,6 +286,10 @@ func (n *Node) watch(ctx context.Context) {
 		case <-n.ctx.Done():
 			return
 		case <-s.Done():
+			if n.fenced.up() {
+				n.outlastRecovery(ctx)
+				return
+			}
 			if err := s.Err(); err != nil {
 				n.outlast(ctx, err)
 				return

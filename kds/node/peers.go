@@ -128,6 +128,7 @@ func (n *Node) verifyInbound(ctx context.Context, hello ratls.Hello, ev ratls.Ev
 		}
 		return n.judgePeer(ctx, m, hello.PeerKey, st, ev)
 	}
+	// join/1 and recover/1: both ask for roots.
 	v, err := n.judgeNode(ctx, n.policy(m.manifest).Constraints, ev, kds.ForRoots)
 	if errors.Is(err, kds.ErrStale) { // our trouble, not the joiner's: it shall try again
 		return nil, &ratls.RefusedError{Code: ratls.CodeInternal, Message: err.Error()}
@@ -228,7 +229,7 @@ func (d dialer) Dial(ctx context.Context, id raftstore.ServerID, addr string) (n
 	return d.n.dialPeer(ctx, id, addr)
 }
 
-// servePeers accepts join/1 and raft/1 until the listener closes.
+// servePeers accepts join/1, recover/1 and raft/1 until the listener closes.
 func (n *Node) servePeers(l net.Listener) error {
 	for {
 		conn, err := l.Accept()
@@ -256,5 +257,7 @@ func (n *Node) servePeer(c *ratls.Conn) {
 		}
 	case protocolJoin:
 		n.admit(c)
+	case protocolRecover:
+		n.survive(c)
 	}
 }

@@ -14,20 +14,25 @@ import (
 )
 
 // Recovery opens a new epoch of a cluster whose majority is lost, or that was
-// stopped as planned, from the archives of its servers. See DESIGN.md.
+// stopped as planned, from servers that still live and from the archives of those
+// that do not. See DESIGN.md.
 type Recovery struct {
 	// Manifest and IdentityKey are those of the cluster to recover. They must hash
 	// to Config.ClusterID.
 	Manifest, IdentityKey []byte
+	// Survivors are the peer addresses of old servers that may still live, at most
+	// MaxSurvivors. They come first: one that the operators' statement names as the
+	// source stops for good and hands over the roots, and no share is needed.
+	Survivors []string
 	// Archives are the directories of the old servers' archives, each named after
-	// its server id, at most MaxArchives. They are only read, and never while their
-	// server runs.
+	// its server id, at most MaxArchives; there may be none if there are Survivors.
+	// They are only read.
 	Archives []string
 	// Records reads the archive in one directory; nil means raftstore/archive/file.
 	// Like Config.Archive it is chosen by the binary.
 	Records Records
 	// Wrapped are files with the wrapped roots, as every node writes them: see
-	// WrappedFile. The newest that the shares open counts.
+	// WrappedFile. The newest that the shares open counts. Needed with Shares only.
 	Wrapped []string
 	// Receipts and Finals are files with receipts that clients kept and with final
 	// checkpoints of servers that were stopped, or directories with such files:
@@ -42,7 +47,9 @@ type Recovery struct {
 	// Shares is shown the request and returns shares sealed to it. It may wait for
 	// people until ctx ends. When they did not suffice it is called again with the
 	// reason, and gives up by returning an error. So does Approve, which is shown
-	// the report and returns the statement that the operators have signed.
+	// the report and returns the statement that the operators have signed. With
+	// Survivors, Shares may be nil: then archives are opened, and held against the
+	// source, once a survivor has handed over the roots.
 	Shares  func(ctx context.Context, r *RecoveryRequest, refused error) ([]SealedShare, error)
 	Approve func(ctx context.Context, r *RecoveryReport, refused error) (*RecoveryApprovals, error)
 }
@@ -54,16 +61,16 @@ func (r *Recovery) check(clusterID api.ID) error {
 		return fmt.Errorf("%w: Recovery: %w", ErrConfig, err)
 	case id != clusterID:
 		return fmt.Errorf("%w: Recovery: manifest and identity key are those of cluster %s, not of %s", ErrConfig, id, clusterID)
-	case r.Shares == nil || r.Approve == nil:
-		return fmt.Errorf("%w: Recovery needs Shares and Approve", ErrConfig)
-	case len(r.Archives) == 0 || len(r.Archives) > MaxArchives:
+	case r.Shares == nil && len(r.Survivors) == 0 || r.Approve == nil:
+		return fmt.Errorf("%w: Recovery needs Approve, and Shares or Survivors", ErrConfig)
+	case len(r.Archives) == 0 && len(r.Survivors) == 0 || len(r.Archives) > MaxArchives:
 		return fmt.Errorf("%w: Recovery: %d archives, want 1 to %d", ErrConfig, len(r.Archives), MaxArchives)
-	case len(r.Wrapped) == 0 || len(r.Wrapped) > MaxArchives*maxWrapped:
+	case r.Shares != nil && len(r.Wrapped) == 0 || len(r.Wrapped) > MaxArchives*maxWrapped:
 		return fmt.Errorf("%w: Recovery: %d files with wrapped roots", ErrConfig, len(r.Wrapped))
 	case len(r.Receipts) > maxWitnesses || len(r.Finals) > maxWitnesses:
 		return fmt.Errorf("%w: Recovery: more than %d receipts or final checkpoints", ErrConfig, maxWitnesses)
 	}
-	return nil
+	return r.checkSurvivors()
 }
 
 // recovery is one recovery under way.
@@ -72,9 +79,12 @@ type recovery struct {
 	n        *Node
 	manifest *api.Manifest
 	key      *kds.ShareRecipient // lives in this boot's memory only
-	secrets  *kds.Secrets        // with the newest generation of the old epochs
-	archives []*inspected
-	newest   *inspected // nil if nothing can be used
+	secrets  *kds.Secrets        // with the newest generation of the old epochs; nil until shares or a survivor give them
+	alive    []*survivor
+	disks    []*inspected // the archives
+	looked   bool         // the archives have been opened
+	archives []*inspected // both, as they count now
+	newest   *inspected   // nil if nothing can be used
 	seen     *witnesses
 
 	reportData [64]byte // of the request
@@ -83,12 +93,14 @@ type recovery struct {
 // reopen recovers the cluster:
 //
 //  1. this enclave says who it is, and to which key shares may be sealed;
-//  2. the operators' shares give back the roots, which open the archives;
-//  3. what lies in them is compared and shown, quoted;
+//  2. the operators' shares give back the roots, which open the archives; where old
+//     servers live, both may wait until one of those hands over the roots;
+//  3. what lies in them, and what live servers hold, is compared and shown, quoted;
 //  4. a threshold, and more than half, of the operators sign which of them the new
 //     epoch continues, in this enclave, and what became of every old server;
-//  5. receipts and final checkpoints are read again: the epoch begins below none;
-//  6. the new epoch's log begins with the statement and the old state.
+//  5. live servers that are to be stopped are shown that, and stop; the source last;
+//  6. receipts and final checkpoints are read again: the epoch begins below none;
+//  7. the new epoch's log begins with the statement and the old state.
 //
 // Nothing is served before the last step.
 func (n *Node) reopen(ctx context.Context) error {
@@ -100,17 +112,17 @@ func (n *Node) reopen(ctx context.Context) error {
 	if err := n.checkRoot(r.manifest); err != nil {
 		return err
 	}
-	if r.key, err = kds.NewShareRecipient(); err != nil {
-		return fmt.Errorf("node: recovery key: %w", err)
+	for _, addr := range r.Survivors {
+		r.alive = append(r.alive, &survivor{addr: addr})
 	}
-	if err := r.unwrap(ctx); err != nil {
-		return err
+	if r.Shares != nil {
+		if r.key, err = kds.NewShareRecipient(); err != nil {
+			return fmt.Errorf("node: recovery key: %w", err)
+		}
+		if err := r.unwrap(ctx); err != nil {
+			return err
+		}
 	}
-	r.inspectAll(ctx)
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	r.compare()
 	return r.openApproved(ctx)
 }
 
@@ -131,7 +143,7 @@ func (r *recovery) quote(ctx context.Context, reportData [64]byte) (Quoted, erro
 	return Quoted{Quote: ev.Quote, Collateral: ev.Collateral}, err
 }
 
-// inspectAll reads every archive once and compares them.
+// inspectAll reads every archive once.
 func (r *recovery) inspectAll(ctx context.Context) {
 	records := r.Records
 	if records == nil {
@@ -143,22 +155,24 @@ func (r *recovery) inspectAll(ctx context.Context) {
 			return
 		}
 		a := i.inspect(ctx, dir)
-		if old := r.archive(a.report.ServerID); a.report.Problem == "" && old != nil {
+		if old := find(r.disks, a.report.ServerID); a.report.Problem == "" && old != nil {
 			// Of two copies the longer one, whichever the host has named first.
 			if a.report.Epoch == old.report.Epoch && a.report.Sequence > old.report.Sequence {
 				*old, *a = *a, *old
 			}
 			a.unusable(errShorterCopy)
 		}
-		r.archives = append(r.archives, a)
+		r.disks = append(r.disks, a)
 	}
 }
 
 var errShorterCopy = errors.New("another archive of the same server has been read, and this one does not go beyond it")
 
 // archive is what opened for a server, or nil.
-func (r *recovery) archive(id api.ID) *inspected {
-	for _, a := range r.archives {
+func (r *recovery) archive(id api.ID) *inspected { return find(r.archives, id) }
+
+func find(list []*inspected, id api.ID) *inspected {
+	for _, a := range list {
 		if a.report.Problem == "" && a.report.ServerID == id {
 			return a
 		}
@@ -193,10 +207,12 @@ func (r *recovery) openApproved(ctx context.Context) error {
 
 // report describes archives, servers and witnesses, and quotes it.
 func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
-	if err := r.look(); err != nil {
+	r.visitAll(ctx)
+	r.gather(ctx)
+	if err := errors.Join(ctx.Err(), r.look()); err != nil {
 		return nil, err
 	}
-	out := &RecoveryReport{Manifest: r.Manifest, IdentityKey: r.IdentityKey, Enclave: api.ID(r.n.boot.id), Generation: r.secrets.Generation()}
+	out := &RecoveryReport{Manifest: r.Manifest, IdentityKey: r.IdentityKey, Enclave: api.ID(r.n.boot.id), Roots: r.secrets != nil, Generation: r.generation()}
 	for _, a := range r.archives {
 		if a.report.Problem == "" {
 			a.report.Final = r.seen.final(a.report.Epoch, a.report.ServerID) != nil
@@ -257,7 +273,11 @@ func (r *recovery) servers(epoch uint64) []ReportedServer {
 		if slot == "" || known {
 			return
 		}
-		list = append(list, ReportedServer{Slot: slot, ServerID: id, Archive: r.archive(id) != nil, Final: r.seen.final(epoch, id) != nil})
+		s := ReportedServer{Slot: slot, ServerID: id, Archive: find(r.disks, id) != nil, Final: r.seen.final(epoch, id) != nil}
+		if v := r.survivorOf(id); v != nil {
+			s.Alive, s.Stopped = true, v.stopped
+		}
+		list = append(list, s)
 	}
 	for _, a := range r.archives {
 		if a.report.Problem != "" || a.report.Epoch < epoch {

@@ -14,14 +14,22 @@ type relationTo struct {
 }
 
 // compare finds the newest archive and says of every other how it stands to it.
-// Histories and relations do not change any more, so it is done once.
+// Archives do not change, so it is done once, unless there are survivors, which do.
 func (r *recovery) compare() {
 	opened := r.opened()
 	list := make([]*history.History, len(opened))
 	for i, a := range opened {
-		list[i], a.history = a.history, nil // the logs are not needed while people read
+		if list[i] = a.history; list[i] == nil {
+			return // they have been compared
+		}
+	}
+	for _, a := range opened {
+		if a.forked, a.standing, a.report.Verdict = (api.ID{}), (relationTo{}), ""; len(r.Survivors) == 0 {
+			a.history = nil // the logs are not needed while people read
+		}
 	}
 	c := history.Compare(list)
+	r.newest = nil
 	if c.Newest < 0 {
 		return
 	}

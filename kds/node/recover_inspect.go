@@ -74,7 +74,7 @@ type inspector struct {
 // under this cluster's key at its own place. What cannot be used is reported and
 // is no error: one broken disk must not stop the others from being looked at.
 func (i *inspector) inspect(ctx context.Context, dir string) *inspected {
-	a := &inspected{report: ArchiveReport{Path: printable(dir)}}
+	a := &inspected{report: ArchiveReport{Path: printable(dir), Kind: KindArchive}}
 	if err := i.read(ctx, dir, a); err != nil {
 		a.unusable(err)
 	}
@@ -84,7 +84,7 @@ func (i *inspector) inspect(ctx context.Context, dir string) *inspected {
 // unusable leaves of an archive what it proves all the same: that its epoch was,
 // and its server.
 func (a *inspected) unusable(why error) {
-	*a = inspected{epoch: a.epoch, server: a.server, report: ArchiveReport{Path: a.report.Path, Problem: printable(why.Error()), Epoch: a.epoch}}
+	*a = inspected{epoch: a.epoch, server: a.server, report: ArchiveReport{Path: a.report.Path, Kind: a.report.Kind, Problem: printable(why.Error()), Epoch: a.epoch}}
 }
 
 func (i *inspector) read(ctx context.Context, dir string, a *inspected) error {
@@ -179,7 +179,7 @@ func (i *inspector) replay(a *inspected) error {
 	}
 	index, term := h.Last()
 	a.report = ArchiveReport{
-		Path: a.report.Path, Epoch: h.Chain.Epoch, ServerID: api.ID(h.Chain.Server), Begin: h.Begin, Sequence: h.Sequence, Head: h.Head,
+		Path: a.report.Path, Kind: a.report.Kind, Epoch: h.Chain.Epoch, ServerID: api.ID(h.Chain.Server), Begin: h.Begin, Sequence: h.Sequence, Head: h.Head,
 		Index: index, Term: term, Applied: v.Applied, AppliedTerm: replayed.Term, Chain: replayed.Chain, State: sha256.Sum256(raw),
 		LogSize: v.Log.Size, LogRoot: v.Log.Root, NodePolicy: v.NodePolicy, Constraints: v.NodePolicyText, Ended: v.Ended,
 	}

@@ -45,24 +45,49 @@ func (r *recovery) accept(ctx context.Context, brought *RecoveryApprovals) (*acc
 		return nil, fmt.Errorf("%w: the operators have signed for enclave %.16s, this one is %.16s; each restart is another enclave, and needs a statement of its own",
 			ErrRecovery, s.Enclave, api.ID(r.n.boot.id))
 	}
-	if want := r.secrets.Generation() + 1; s.Generation != want {
-		return nil, fmt.Errorf("%w: root generation %d is next, the statement says %d", ErrRecovery, want, s.Generation)
+	// All that can be known is looked at before a live server gives up its place for
+	// this, and all of it again afterwards: by then archives may have been opened.
+	if err := r.judge(ctx, o, false); err != nil {
+		return nil, err
+	}
+	if len(r.alive) == 0 {
+		return o, nil
+	}
+	if err := r.stopSurvivors(ctx, brought, s); err != nil {
+		return nil, err
+	}
+	r.gather(ctx)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return o, r.judge(ctx, o, true)
+}
+
+// judge holds the statement to what is known now. Stopped says that survivors
+// have been asked to stop.
+func (r *recovery) judge(ctx context.Context, o *accepted, stopped bool) error {
+	s := o.statement
+	if want := r.generation() + 1; s.Generation != want {
+		return fmt.Errorf("%w: root generation %d is next, the statement says %d", ErrRecovery, want, s.Generation)
 	}
 	a := r.archive(s.Source.ServerID)
 	if a == nil {
-		return nil, fmt.Errorf("%w: no archive of server %.16s has been read", ErrRecovery, s.Source.ServerID)
+		return fmt.Errorf("%w: no archive of server %.16s has been read", ErrRecovery, s.Source.ServerID)
 	}
 	if s.Source != a.report.Source() {
-		return nil, fmt.Errorf("%w: the archive of server %.16s is not the one that the operators have signed", ErrRecovery, s.Source.ServerID)
+		return fmt.Errorf("%w: the archive of server %.16s is not the one that the operators have signed", ErrRecovery, s.Source.ServerID)
+	}
+	if stopped && r.secrets == nil {
+		return fmt.Errorf("%w: nobody has given back the roots", ErrRecovery)
 	}
 	// Asked again now: a receipt may have come since the report (finding 1).
 	if err := r.look(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := errors.Join(r.usable(a), r.checkEpoch(s), r.checkFates(s, a), r.checkNewest(s, a)); err != nil {
-		return nil, err
+	if err := errors.Join(r.usable(a), r.checkEpoch(s), r.checkFates(s, a, stopped), r.checkNewest(s, a)); err != nil {
+		return err
 	}
-	return o, r.prepare(ctx, o, a)
+	return r.prepare(ctx, o, a)
 }
 
 // checkEpoch refuses an epoch that has been, as far as anything shown here knows:
@@ -77,14 +102,21 @@ func (r *recovery) checkEpoch(s *api.RecoveryStatement) error {
 }
 
 // checkFates wants a word on every server that could still acknowledge
-// something, and proof where the word is that it was stopped.
-func (r *recovery) checkFates(s *api.RecoveryStatement, a *inspected) error {
+// something, and proof where the word is that it was stopped: its final checkpoint,
+// or its own answer over a channel to its key. Before survivors are asked, one
+// that lives may still give it.
+func (r *recovery) checkFates(s *api.RecoveryStatement, a *inspected, asked bool) error {
 	for _, server := range r.servers(a.report.Epoch) {
 		i := slices.IndexFunc(s.Old, func(o api.OldServer) bool { return o.ServerID == server.ServerID })
 		switch {
 		case i < 0:
 			return fmt.Errorf("%w: the operators do not say what became of server %.16s of slot %s", ErrRecovery, server.ServerID, server.Slot)
-		case s.Old[i].Fate == api.FateStopped && !server.Final:
+		case server.ServerID == s.Source.ServerID && server.Alive && s.Old[i].Fate != api.FateStopped:
+			return fmt.Errorf("%w: server %.16s of slot %s lives and is to be the source; it hands nothing over unless the statement says that it is stopped",
+				ErrRecovery, server.ServerID, server.Slot)
+		case s.Old[i].Fate == api.FateStopped && server.Alive && asked && !server.Stopped && !server.Final:
+			return fmt.Errorf("%w: server %.16s of slot %s is said to be stopped, and lives", ErrRecovery, server.ServerID, server.Slot)
+		case s.Old[i].Fate == api.FateStopped && !server.Final && !server.Alive:
 			return fmt.Errorf("%w: server %.16s of slot %s is said to be stopped, and its final checkpoint has not been shown; without one it is destroyed or lost",
 				ErrRecovery, server.ServerID, server.Slot)
 		}
@@ -101,7 +133,7 @@ func (r *recovery) prepare(ctx context.Context, o *accepted, a *inspected) (err 
 	o.view = a.machine.View()
 	// More generations may be held than the history has: those of an epoch that is
 	// given up. Their numbers are not used again.
-	if held := r.secrets.Generation(); held < o.view.Generation {
+	if held := r.generation(); held < o.view.Generation {
 		return fmt.Errorf("%w: the wrapped roots are of generation %d, the history is of generation %d; bring %s, of any node", ErrRecovery, held, o.view.Generation, WrappedFile(o.view.Generation))
 	}
 	// Of now: people may have taken days.

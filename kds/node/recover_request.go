@@ -116,13 +116,14 @@ type RecoveryApprovals struct {
 }
 
 // RecoveryReport is what the recovering enclave has found in the archives that
-// the host has shown it. It proves what lies in them and that this enclave read
+// the host has shown it, and in the memory of servers that still live. It proves what lies in them and that this enclave read
 // them, and never that there is nothing newer elsewhere.
 type RecoveryReport struct {
 	Manifest    []byte `json:"manifest"`
 	IdentityKey []byte `json:"identity_key"`
 	Enclave     api.ID `json:"enclave"`    // the only one that an approval may name
-	Generation  uint64 `json:"generation"` // newest root generation that the shares opened; the new epoch takes the next
+	Roots       bool   `json:"roots"`      // whether this enclave holds the roots; without them no archive is open, and a survivor must be the source
+	Generation  uint64 `json:"generation"` // newest root generation of this enclave, or of the survivors; the new epoch takes the next
 
 	Archives []ArchiveReport  `json:"archives"`
 	Servers  []ReportedServer `json:"servers"`  // of the newest epoch seen: an approval says what has become of each
@@ -132,10 +133,11 @@ type RecoveryReport struct {
 	Quoted   `cbor:"-"`
 }
 
-// ArchiveReport is one archive. Where Problem is set only Path is meaningful, and
+// ArchiveReport is one archive, or the memory of a server that lives. Where Problem is set only Path is meaningful, and
 // Epoch, if it is not 0: a record opened under it.
 type ArchiveReport struct {
 	Path    string `json:"path"`              // as the host named it
+	Kind    string `json:"kind"`              // KindArchive, KindAlive or KindStopped
 	Problem string `json:"problem,omitempty"` // why nothing in it can be used
 
 	Epoch       uint64 `json:"epoch"`
@@ -170,6 +172,8 @@ type ReportedServer struct {
 	ServerID api.ID `json:"server_id"`
 	Archive  bool   `json:"archive"` // its archive is in the report
 	Final    bool   `json:"final"`   // its signed final checkpoint has been shown
+	Alive    bool   `json:"alive"`   // it has answered; a statement that says it is stopped makes it stop
+	Stopped  bool   `json:"stopped"` // it has stopped for good and has said so, which is proof
 }
 
 // WitnessReport is a receipt or a final checkpoint that was shown and verified.

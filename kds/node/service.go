@@ -33,18 +33,30 @@ func (r replica) SafeRead(ctx context.Context) error { return translate(r.store.
 // anywhere shows the store to the service, on any member: the leader decides
 // over the raft channel, and this member answers from its own machine. Only
 // where the leader is known and cannot be reached from here is the client sent on.
-type anywhere struct{ store *raftstore.Store }
+type anywhere struct {
+	store  *raftstore.Store
+	fenced *fenced
+}
 
 var _ kds.Replica = anywhere{}
 
 // Propose commits entry through the leader and returns the result of Apply here.
 func (r anywhere) Propose(ctx context.Context, entry []byte) (uint64, any, error) {
 	index, result, err := r.store.Submit(ctx, entry)
-	return index, result, translate(err)
+	return index, result, r.say(err)
 }
 
 // SafeRead waits for what was committed before the call, which the leader proves.
-func (r anywhere) SafeRead(ctx context.Context) error { return translate(r.store.Read(ctx)) }
+func (r anywhere) SafeRead(ctx context.Context) error { return r.say(r.store.Read(ctx)) }
+
+// say tells clients of a node that was stopped for a recovery where to go, and
+// nothing else, whatever came of what they asked.
+func (r anywhere) say(err error) error {
+	if r.fenced.up() {
+		return r.fenced.problem()
+	}
+	return translate(err)
+}
 
 func translate(err error) error {
 	if e, ok := errors.AsType[*raftstore.NotLeaderError](err); ok {
@@ -70,7 +82,7 @@ func (s source) Collateral(ctx context.Context, quote []byte) (*attest.Collatera
 // before it, this boot is nobody's to ask.
 func (n *Node) serveAPI() error {
 	m, store := n.membership(), n.store.Load()
-	service, err := kds.New(kds.Config{Replica: anywhere{store}, Machine: n.machine, Verifier: n.verifier, Secrets: n.secrets,
+	service, err := kds.New(kds.Config{Replica: anywhere{store, n.fenced}, Machine: n.machine, Verifier: n.verifier, Secrets: n.secrets,
 		Assessor: n.judge, Clock: n.cfg.Clock, Peers: n.peers, Logger: n.log, Registerer: n.registry})
 	if err != nil {
 		return err
@@ -144,6 +156,9 @@ func (n *Node) readiness(context.Context) error {
 	case <-n.draining:
 		return errStopping
 	default:
+	}
+	if n.fenced.up() {
+		return ErrFenced
 	}
 	if why := n.leaver(); why != nil {
 		return why

@@ -44,6 +44,8 @@ func (n *Node) awaitRemoval() {
 		select {
 		case <-n.ctx.Done():
 			return
+		case <-n.fenced.done: // it has no place to lose any more, and its roots may still be asked for
+			return
 		case <-tick.C:
 		}
 		if _, _, ok := s.Leader(); ok {

@@ -13,9 +13,10 @@ import (
 
 // The protocols of the peer listener.
 const (
-	protocolJoin = "join/1"
-	protocolRaft = "raft/1"
-	protocolApp  = "app/1"
+	protocolJoin    = "join/1"
+	protocolRaft    = "raft/1"
+	protocolRecover = "recover/1"
+	protocolApp     = "app/1"
 )
 
 // ErrJoin wraps every fault of the join protocol.
@@ -90,13 +91,15 @@ func (e *RefusedError) Error() string { return "node: admission refused: " + e.T
 // Is makes a refusal for good of a superseded boot an ErrSuperseded.
 func (e *RefusedError) Is(target error) bool { return target == ErrSuperseded && e.Superseded }
 
-func send(c net.Conn, k kind, v any) error {
+func send(c net.Conn, k kind, v any) error { return sendUpTo(c, k, v, maxMessage) }
+
+func sendUpTo(c net.Conn, k kind, v any, limit int) error {
 	body, err := api.MarshalCanonical(v)
 	if err != nil {
 		return err
 	}
 	defer clear(body) // it may hold secrets
-	if len(body) > maxMessage {
+	if len(body) > limit {
 		return fmt.Errorf("%w: message of %d bytes", ErrJoin, len(body))
 	}
 	c.SetDeadline(time.Now().Add(joinStep))
@@ -109,15 +112,17 @@ func send(c net.Conn, k kind, v any) error {
 }
 
 // receive reads one message. The peer is attested; the bound still comes first.
-func receive(c net.Conn) (kind, []byte, error) {
-	c.SetDeadline(time.Now().Add(joinStep))
+func receive(c net.Conn) (kind, []byte, error) { return receiveUpTo(c, maxMessage, joinStep) }
+
+func receiveUpTo(c net.Conn, limit int, wait time.Duration) (kind, []byte, error) {
+	c.SetDeadline(time.Now().Add(wait))
 	var head [5]byte
 	if _, err := io.ReadFull(c, head[:]); err != nil {
 		return 0, nil, err
 	}
 	n := binary.BigEndian.Uint32(head[:])
-	if n > maxMessage {
-		return 0, nil, fmt.Errorf("%w: message of %d bytes, the limit is %d", ErrJoin, n, maxMessage)
+	if uint64(n) > uint64(limit) {
+		return 0, nil, fmt.Errorf("%w: message of %d bytes, the limit is %d", ErrJoin, n, limit)
 	}
 	body := make([]byte, n)
 	_, err := io.ReadFull(c, body)
@@ -134,6 +139,10 @@ func expect(c net.Conn, want kind, v any) error {
 }
 
 func decode(k kind, body []byte, want kind, v any) error {
+	return decodeUpTo(k, body, want, v, maxMessage)
+}
+
+func decodeUpTo(k kind, body []byte, want kind, v any, limit int) error {
 	defer clear(body)
 	if k == kindRefusal && want != kindRefusal {
 		var r joinRefusal
@@ -145,7 +154,7 @@ func decode(k kind, body []byte, want kind, v any) error {
 	if k != want {
 		return fmt.Errorf("%w: message kind %d where %d is due", ErrJoin, k, want)
 	}
-	if err := api.UnmarshalCanonical(body, maxMessage, v); err != nil {
+	if err := api.UnmarshalCanonical(body, limit, v); err != nil {
 		return fmt.Errorf("%w: %w", ErrJoin, err)
 	}
 	return nil

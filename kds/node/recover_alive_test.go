@@ -1,0 +1,583 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
+)
+
+// survivorSite is a lostSite whose survivors do not look long for a majority.
+func survivorSite(t *testing.T) *lostSite {
+	l := newLostSite(t)
+	l.tune = func(n *Node) {
+		l.net.attach(n)
+		n.tune.aliveLook = slow * time.Second
+	}
+	return l
+}
+
+// lose kills all nodes but some, as a loss of power would.
+func (l *lostSite) lose(alive ...*running) (dead []*running) {
+	l.t.Helper()
+	for _, n := range l.nodes {
+		if !slices.Contains(alive, n) {
+			n.Close()
+			dead = append(dead, n)
+		}
+	}
+	l.nodes = nil
+	return dead
+}
+
+// fromSurvivors is a recovery without shares: who lives is stopped, and who is
+// dead is destroyed, unless change says something else.
+func (l *lostSite) fromSurvivors(dead, alive []*running, change func(*RecoveryReport, *api.RecoveryStatement)) *Recovery {
+	r := &Recovery{Manifest: l.pins.Manifest, IdentityKey: l.pins.IdentityKey}
+	for _, n := range dead {
+		r.Archives = append(r.Archives, archiveDir(n))
+	}
+	for _, n := range alive {
+		r.Survivors = append(r.Survivors, n.PeerAddr())
+	}
+	r.Approve = l.approve(func(report *RecoveryReport, s *api.RecoveryStatement) {
+		stopAlive(report, s)
+		if change != nil {
+			change(report, s)
+		}
+	})
+	return r
+}
+
+func stopAlive(report *RecoveryReport, s *api.RecoveryStatement) {
+	for _, o := range report.Servers {
+		if o.Alive {
+			setFate(s, o.ServerID, api.FateStopped)
+		}
+	}
+}
+
+func setFate(s *api.RecoveryStatement, id api.ID, fate string) {
+	for i := range s.Old {
+		if s.Old[i].ServerID == id {
+			s.Old[i].Fate = fate
+		}
+	}
+}
+
+// Two of three die. The third hands over to the enclave that the operators have
+// named, without a single share; it is stopped for good and says so; old keys are
+// what they were; and it comes back as a new boot in the new epoch.
+func TestSurvivorComesFirst(t *testing.T) {
+	t.Parallel()
+	l := survivorSite(t)
+	l.found("a", "b", "c")
+	c := l.client(l.endpoints()...)
+	before, _ := l.keyOf(c, 0)
+	l.settled()
+	alive := l.follower()
+	want := alive.machine.View()
+	dead := l.lose(alive)
+
+	var report *RecoveryReport
+	r := l.fromSurvivors(dead, []*running{alive}, func(got *RecoveryReport, _ *api.RecoveryStatement) { report = got })
+	first := l.recoverOn(dead[0].slot, r)
+	l.awaitReady(first)
+	showReport(t, report)
+	if a := report.Archive(api.ID(alive.ServerID())); a == nil || a.Kind != KindAlive || a.Verdict != "newest" || report.Roots {
+		t.Errorf("the survivor in the report: %+v", a)
+	}
+	for _, a := range report.Archives[1:] {
+		if a.Kind != KindArchive || !strings.Contains(a.Problem, "not opened yet") {
+			t.Errorf("an archive without the roots: %+v", a)
+		}
+	}
+	got := first.machine.View()
+	if got.Epoch != 2 || got.Generation != 2 || got.Log.Size != want.Log.Size+1 || len(got.Members) != 3 {
+		t.Errorf("epoch %d, generation %d, log %d after %d, %d members", got.Epoch, got.Generation, got.Log.Size, want.Log.Size, len(got.Members))
+	}
+	if k, reply := l.keyOf(l.client(first.APIAddr()), 1); !bytes.Equal(k, before) || reply.Epoch != 2 {
+		t.Errorf("generation 1 in epoch %d: the same bytes %t", reply.Epoch, bytes.Equal(k, before))
+	}
+	l.isFenced(alive)
+
+	// A statement of the earlier recovery is of no use against the new epoch.
+	x := l.claimant("b")
+	old := x.statement(alive, nil)
+	old.Source.ServerID, old.Old[0].ServerID = api.ID(first.ServerID()), api.ID(first.ServerID())
+	old.Old = old.Old[:1]
+	x.wantRefusal("an old statement", x.ask(first, old, l.keys[:2]...), "is of epoch 2 already")
+
+	alive.stop()
+	if err := <-alive.done; err != nil {
+		t.Errorf("the stopped node ends with %v", err)
+	}
+	cfg := l.config(alive.slot, l.launch("machine-"+alive.slot, nodeImage))
+	cfg.MinEpoch = 2
+	l.awaitReady(l.run(cfg))
+}
+
+// isFenced: no vote, no acknowledgement, no read, no release, not ready, and the process lives.
+func (l *lostSite) isFenced(n *running) {
+	l.t.Helper()
+	if err := n.readiness(l.t.Context()); !errors.Is(err, ErrFenced) {
+		l.t.Errorf("readiness of a stopped survivor: %v", err)
+	}
+	s := n.store.Load()
+	select {
+	case <-s.Done():
+	default:
+		l.t.Error("its store runs")
+	}
+	if s.Read(l.t.Context()) == nil || s.SafeRead(l.t.Context()) == nil {
+		l.t.Error("it reads")
+	}
+	select {
+	case err := <-n.done:
+		l.t.Errorf("its process has ended: %v", err)
+	default:
+	}
+	ctx, cancel := context.WithTimeout(l.t.Context(), slow*5*time.Second)
+	defer cancel()
+	_, _, err := l.client(n.APIAddr()).Key(ctx, api.KeyRequest{Constraint: appImage.Constraint(), Name: "db", Purpose: "aes-256"})
+	if !errors.Is(err, &api.Problem{Code: api.CodeEnded}) || !strings.Contains(err.Error(), "stopped this node for a recovery") {
+		l.t.Errorf("a client of a stopped survivor: %v", err)
+	}
+}
+
+// claimant is a recovering boot that a test speaks for.
+type claimant struct {
+	l *lostSite
+	n *Node
+	r *recovery
+}
+
+func (l *lostSite) claimant(slot string) *claimant {
+	l.t.Helper()
+	n, err := New(l.recoverConfig(slot, &Recovery{Manifest: l.pins.Manifest, IdentityKey: l.pins.IdentityKey,
+		Survivors: []string{"127.0.0.1:1"}, Approve: l.approve(nil)}))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { n.Close() })
+	return &claimant{l, n, &recovery{Recovery: n.cfg.Recovery, n: n}}
+}
+
+// look asks a survivor what it holds.
+func (e *claimant) look(alive *running) (*survivor, error) {
+	s := &survivor{addr: alive.PeerAddr()}
+	s.a = &inspected{}
+	return s, e.r.visit(e.l.t.Context(), s, s.a)
+}
+
+// statement continues what a survivor holds now, or what it held when it could last say so.
+func (e *claimant) statement(alive *running, change func(*api.RecoveryStatement)) *api.RecoveryStatement {
+	e.l.t.Helper()
+	head, err := alive.head()
+	if err != nil {
+		e.l.t.Fatal(err)
+	}
+	s := &api.RecoveryStatement{Label: api.RecoveryLabel, ClusterID: e.l.pins.ClusterID, Epoch: head.Epoch + 1, Generation: 2, Source: head, Enclave: api.ID(e.n.boot.id)}
+	for _, m := range alive.machine.View().Members {
+		s.Old = append(s.Old, api.OldServer{Slot: m.Slot, ServerID: api.ID(m.ServerID), Fate: api.FateDestroyed})
+	}
+	slices.SortFunc(s.Old, func(a, b api.OldServer) int { return slices.Compare(a.ServerID[:], b.ServerID[:]) })
+	setFate(s, api.ID(alive.ServerID()), api.FateStopped)
+	if change != nil {
+		change(s)
+	}
+	return s
+}
+
+// ask presents a statement, with these signatures, to a survivor.
+func (e *claimant) ask(alive *running, s *api.RecoveryStatement, keys ...ed25519.PrivateKey) error {
+	e.l.t.Helper()
+	raw, err := api.MarshalCanonical(s)
+	if err != nil {
+		e.l.t.Fatal(err)
+	}
+	v := &survivor{addr: alive.PeerAddr(), a: &inspected{}}
+	v.a.report = ArchiveReport{Epoch: s.Source.Epoch, ServerID: api.ID(alive.ServerID()), Applied: s.Source.Applied, AppliedTerm: s.Source.Term,
+		Chain: s.Source.Chain, State: s.Source.StateSHA256, LogSize: s.Source.LogSize, LogRoot: s.Source.LogRoot, NodePolicy: s.Source.NodePolicy}
+	e.r.secrets = nil
+	err = e.r.askToStop(e.l.t.Context(), v, &RecoveryApprovals{Statement: raw, Approvals: api.Approve(raw, keys...)})
+	if err != nil && e.r.secrets != nil || err == nil && s.Source.ServerID == api.ID(alive.ServerID()) && (e.r.secrets == nil || !v.gave || !v.stopped) {
+		e.l.t.Errorf("answered with %v, and secrets came: %t", err, e.r.secrets != nil)
+	}
+	return err
+}
+
+func (e *claimant) wantRefusal(what string, err error, say string) {
+	e.l.t.Helper()
+	if _, ok := errors.AsType[*RefusedError](err); !ok || !strings.Contains(err.Error(), say) {
+		e.l.t.Errorf("%s: %v, want a refusal with %q in it", what, err, say)
+	}
+}
+
+// What a host, or a mistake, brings to a survivor. None of it costs the survivor its place.
+func TestSurvivorRefuses(t *testing.T) {
+	t.Parallel()
+	l := survivorSite(t)
+	l.found("a", "b", "c")
+	l.keyOf(l.client(l.endpoints()...), 0)
+	l.settled()
+	alive := l.leader()
+	other := l.lose(alive)[0]
+	x, y := l.claimant(other.slot), l.claimant(other.slot)
+	stranger := ed25519.NewKeyFromSeed(make([]byte, 32))
+	two := l.keys[:2]
+	for name, a := range map[string]struct {
+		change func(*api.RecoveryStatement)
+		keys   []ed25519.PrivateKey
+		say    string
+	}{
+		"another enclave":                       {func(s *api.RecoveryStatement) { s.Enclave[0] ^= 1 }, two, "have signed for enclave"},
+		"one signature of two":                  {nil, l.keys[:1], "1 operators have signed"},
+		"no signature":                          {nil, nil, "operators have signed"},
+		"a stranger's signature":                {nil, []ed25519.PrivateKey{l.keys[0], stranger}, "is not an operator's"},
+		"another cluster":                       {func(s *api.RecoveryStatement) { s.ClusterID[0] ^= 1 }, two, "it is of cluster"},
+		"the epoch that is":                     {func(s *api.RecoveryStatement) { s.Epoch = 1 }, two, "does not follow"},
+		"another state":                         {func(s *api.RecoveryStatement) { s.Source.StateSHA256[0] ^= 1 }, two, "another state of this server"},
+		"an older state":                        {func(s *api.RecoveryStatement) { s.Source.Applied--; s.Source.LogSize-- }, two, "another state of this server"},
+		"a server that is said to be destroyed": {func(s *api.RecoveryStatement) { setFate(s, api.ID(alive.ServerID()), api.FateDestroyed) }, two, "is to be stopped"},
+		"a server that nobody speaks of": {func(s *api.RecoveryStatement) {
+			s.Old = slices.DeleteFunc(s.Old, func(o api.OldServer) bool { return o.ServerID == api.ID(alive.ServerID()) })
+		}, two, "is to be stopped"},
+	} {
+		x.wantRefusal(name, x.ask(alive, x.statement(alive, a.change), a.keys...), a.say)
+	}
+	good := x.statement(alive, nil)
+	y.wantRefusal("a statement that another enclave relays", y.ask(alive, good, two...), "have signed for enclave")
+	app := l.recoverConfig(other.slot, l.fromSurvivors(nil, []*running{alive}, nil))
+	app.TEE = l.launch("machine-"+other.slot, appImage)
+	n, err := New(app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if _, err := (&claimant{l, n, &recovery{Recovery: app.Recovery, n: n}}).look(alive); err == nil || !strings.Contains(err.Error(), "node policy") {
+		t.Errorf("other code looks at a survivor: %v", err)
+	}
+	if alive.fenced.up() || alive.store.Load().Err() != nil {
+		t.Fatal("a refused statement stopped the survivor")
+	}
+
+	// The right one stops it; the same again is answered again, as after a lost
+	// connection; and no other, unless its epoch is higher.
+	for range 2 {
+		if err := x.ask(alive, good, two...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.isFenced(alive)
+	y.wantRefusal("the same statement in another enclave", y.ask(alive, good, two...), "have signed for enclave")
+	y.wantRefusal("another statement of the same epoch", y.ask(alive, y.statement(alive, nil), two...), "was stopped for epoch 2 by another statement")
+	if err := y.ask(alive, y.statement(alive, func(s *api.RecoveryStatement) { s.Epoch = 3 }), two...); err != nil {
+		t.Errorf("a higher epoch, after the first enclave was lost: %v", err)
+	}
+	x.wantRefusal("back to the first", x.ask(alive, good, two...), "was stopped for epoch 3 by another statement")
+	if s, err := y.look(alive); err != nil || !s.stopped || s.a.report.Kind != KindStopped {
+		t.Errorf("a look at a stopped survivor: %+v, %v", s, err)
+	}
+}
+
+// Two of three live: there is nothing to recover, whoever has signed. Nor from one
+// that has no place any more, or does not understand its log.
+func TestNothingToRecover(t *testing.T) {
+	t.Parallel()
+	l := survivorSite(t)
+	l.found("a", "b", "c")
+	l.settled()
+	nodes := l.nodes
+	leader, follower := l.leader(), l.follower()
+	dead := nodes[slices.IndexFunc(nodes, func(n *running) bool { return n != leader && n != follower })]
+	dead.Close()
+	x := l.claimant(dead.slot)
+	for _, n := range []*running{leader, follower} {
+		_, err := x.look(n)
+		x.wantRefusal("a look at a cluster that lives", err, "the cluster is alive")
+		x.wantRefusal("a cluster that lives", x.ask(n, x.statement(n, nil), l.keys[:2]...), "the cluster is alive")
+		if n.fenced.up() {
+			t.Fatal("a live majority was stopped")
+		}
+	}
+	follower.Close()
+	s := x.statement(leader, nil)
+	leader.loseSlot(ErrRemoved)
+	x.wantRefusal("a server whose slot was removed", x.ask(leader, s, l.keys[:2]...), "no place any more")
+	unknown := []byte{0xff}
+	leader.machine.Apply(leader.machine.Applied()+1, unknown)
+	if leader.machine.Halted() == nil {
+		t.Fatal("not halted")
+	}
+	x.wantRefusal("a server that has halted", x.ask(leader, s, l.keys[:2]...), "has halted")
+}
+
+// The leader is cut off and goes on writing; then it is all that is left, and a
+// newer boot of its slot was about to take its place. What it took is in its log
+// and may have been acknowledged, so it is in the new epoch.
+func TestSurvivorWithUncommittedEntries(t *testing.T) {
+	t.Parallel()
+	l := survivorSite(t)
+	l.found("a", "b", "c")
+	l.settled()
+	alive := l.leader()
+	l.net.partition(alive)
+	raw, err := state.Encode(&state.RaiseLevel{Epoch: 1, Level: state.Level}) // rejected, wherever it is applied
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), slow*5*time.Second)
+	defer cancel()
+	if _, _, err := alive.store.Load().Propose(ctx, raw); err == nil {
+		t.Fatal("a leader alone committed")
+	}
+	applied := alive.machine.Applied()
+	dead := l.lose(alive)
+	alive.loseSlot(ErrSuperseded)
+	var report *RecoveryReport
+	r := l.fromSurvivors(nil, []*running{alive}, func(got *RecoveryReport, _ *api.RecoveryStatement) { report = got })
+	first := l.recoverOn(dead[0].slot, r)
+	l.awaitReady(first)
+	if a := report.Archive(api.ID(alive.ServerID())); a == nil || a.Applied <= applied {
+		t.Errorf("%d was applied, and the survivor's log ends at %+v", applied, a)
+	}
+	l.isFenced(alive)
+}
+
+// The survivor lagged, and the dead have on their disks what was acknowledged
+// without it. The roots that it hands over open those, the statement is refused,
+// and a second one goes on from the archive, with the survivor's stop as proof.
+func TestSurvivorBehindAnArchive(t *testing.T) {
+	t.Parallel()
+	l := survivorSite(t)
+	l.found("a", "b", "c")
+	c := l.client(l.endpoints()...)
+	l.settled()
+	alive := l.follower()
+	l.net.partition(alive)
+	l.nodes = slices.DeleteFunc(slices.Clone(l.nodes), func(n *running) bool { return n == alive })
+	_, reply := l.keyOf(l.client(l.endpoints()...), 0)
+	c.Close()
+	l.settled()
+	dead := l.lose()
+
+	calls := 0
+	r := l.fromSurvivors(dead, []*running{alive}, nil)
+	r.Receipts = []string{l.write("receipt.json", reply.Receipt)}
+	r.Approve = func(_ context.Context, report *RecoveryReport, refused error) (*RecoveryApprovals, error) {
+		calls++
+		showReport(t, report)
+		s := l.statement(report)
+		stopAlive(report, s)
+		a := report.Archive(api.ID(alive.ServerID()))
+		switch calls {
+		case 1: // below the receipt: refused before the survivor gives up anything
+			if a.Refused == "" || alive.fenced.up() {
+				t.Errorf("the survivor is below a receipt: %+v", a)
+			}
+		case 2: // a host that hides the receipt from the start; an operator who believes it
+			if !errors.Is(refused, ErrBelow) || alive.fenced.up() {
+				t.Errorf("below a receipt: %v", refused)
+			}
+			return nil, errOperator
+		}
+		return l.sign(s, l.keys[:2]...)
+	}
+	if err := l.refusedRecovery(dead[0].slot, r); !errors.Is(err, errOperator) {
+		t.Fatal(err)
+	}
+
+	calls = 0
+	r.Receipts = nil
+	r.Approve = func(_ context.Context, report *RecoveryReport, refused error) (*RecoveryApprovals, error) {
+		calls++
+		showReport(t, report)
+		s := l.statement(report)
+		stopAlive(report, s)
+		if calls == 2 {
+			newest := report.Archive(report.Newest)
+			if !errors.Is(refused, ErrRecovery) || !strings.Contains(refused.Error(), "is not the newest") || !report.Roots || newest.Kind != KindArchive {
+				t.Errorf("refused with %v; the newest is %+v", refused, newest)
+			}
+			if a := report.Archive(api.ID(alive.ServerID())); a.Kind != KindStopped || !strings.HasPrefix(a.Verdict, "behind") {
+				t.Errorf("the stopped survivor: %+v", a)
+			}
+			s.Epoch = 3
+		}
+		if calls > 2 {
+			return nil, errOperator
+		}
+		return l.sign(s, l.keys[:2]...)
+	}
+	first := l.recoverOn(dead[0].slot, r)
+	l.awaitReady(first)
+	if v := first.machine.View(); v.Epoch != 3 || v.Log.Size < reply.Receipt.TreeSize {
+		t.Errorf("epoch %d, log %d, the receipt says %d", v.Epoch, v.Log.Size, reply.Receipt.TreeSize)
+	}
+	l.isFenced(alive)
+}
+
+// Two of five live. Both are asked to stop, the source last; the connection is cut
+// at every step, and once after the source has stopped: the same statement is
+// brought again.
+func TestSurvivorConnectionsAreCut(t *testing.T) {
+	t.Parallel()
+	l := survivorSite(t)
+	l.found("a", "b", "c", "d", "e")
+	before, _ := l.keyOf(l.client(l.endpoints()...), 0)
+	l.settled()
+	source, second := l.nodes[1], l.nodes[3]
+	dead := l.lose(source, second)
+	door := newDoor(t, source.PeerAddr())
+	door.cut = func(conn int, told int) bool {
+		switch conn {
+		case 0: // the first look, in the handshake
+			return told > 1000
+		case 2, 3: // the statement: at once, and in the handshake
+			return conn == 2 || told > 1000
+		case 4: // and when the source has stopped
+			return source.fenced.up()
+		}
+		return false
+	}
+	calls := 0
+	r := l.fromSurvivors(nil, []*running{second}, nil)
+	r.Survivors = append(r.Survivors, door.addr)
+	r.Approve = func(_ context.Context, report *RecoveryReport, refused error) (*RecoveryApprovals, error) {
+		calls++
+		showReport(t, report)
+		a := report.Archive(api.ID(source.ServerID()))
+		if calls == 1 {
+			if a != nil {
+				t.Error("a look that was cut shows something")
+			}
+			return &RecoveryApprovals{}, nil
+		}
+		if calls > 2 || a == nil {
+			t.Errorf("call %d: %v", calls, refused)
+			return nil, errOperator
+		}
+		s := l.statement(report)
+		stopAlive(report, s)
+		s.Source = a.Source()
+		return l.sign(s, l.keys[:2]...)
+	}
+	first := l.recoverOn(dead[0].slot, r)
+	l.awaitReady(first)
+	if k, _ := l.keyOf(l.client(first.APIAddr()), 1); !bytes.Equal(k, before) {
+		t.Error("another key")
+	}
+	if door.count() != 6 {
+		t.Errorf("%d connections to the source", door.count())
+	}
+	l.isFenced(source)
+	l.isFenced(second)
+}
+
+// A host keeps a live majority away, has the operators sign, and lets it through
+// while the survivor stops: what the survivor has acknowledged then is not in the
+// statement. Nothing is handed over, it stays stopped, and a new look and a
+// statement for a higher epoch bring all of it.
+func TestSurvivorThatWentOn(t *testing.T) {
+	t.Parallel()
+	l := survivorSite(t)
+	l.found("a", "b", "c")
+	l.settled()
+	alive := l.follower()
+	l.net.partition(alive)
+	all := l.nodes
+	l.nodes = slices.DeleteFunc(slices.Clone(all), func(n *running) bool { return n == alive })
+	l.keyOf(l.client(l.endpoints()...), 0)
+	x := l.claimant("d")
+	s := x.statement(alive, nil)
+	alive.atFence = func() {
+		l.net.heal()
+		poll(t, "the majority reaches the survivor", func() bool { head, err := alive.head(); return err == nil && head.Applied > s.Source.Applied })
+	}
+	x.wantRefusal("a head that moved", x.ask(alive, s, l.keys[:2]...), "has acknowledged something since")
+	l.isFenced(alive)
+	x.wantRefusal("the same again", x.ask(alive, s, l.keys[:2]...), "another state of this server")
+	v, err := x.look(alive)
+	if err != nil || !v.stopped || v.a.report.Applied <= s.Source.Applied {
+		t.Fatalf("a new look: %+v, %v", v, err)
+	}
+	if err := x.ask(alive, x.statement(alive, func(s *api.RecoveryStatement) { s.Epoch, s.Source = 3, v.a.report.Source() }), l.keys[:2]...); err != nil {
+		t.Errorf("a new statement: %v", err)
+	}
+}
+
+// heal lets everybody reach everybody again.
+func (f *fabric) heal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.cut)
+}
+
+// door stands before a survivor and cuts connections.
+type door struct {
+	addr  string
+	cut   func(conn, told int) bool
+	conns chan struct{}
+}
+
+func newDoor(t *testing.T, to string) *door {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	d := &door{addr: l.Addr().String(), conns: make(chan struct{}, 64)}
+	go func() {
+		for i := 0; ; i++ {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			d.conns <- struct{}{}
+			go d.pass(i, in, to)
+		}
+	}()
+	return d
+}
+
+func (d *door) count() int { return len(d.conns) }
+
+func (d *door) pass(i int, in net.Conn, to string) {
+	defer in.Close()
+	out, err := net.Dial("tcp", to)
+	if err != nil || d.cut(i, 0) {
+		return
+	}
+	defer out.Close()
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := in.Read(buf)
+			if err != nil {
+				return
+			}
+			if _, err := out.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}()
+	buf := make([]byte, 4096)
+	for told := 0; ; {
+		n, err := out.Read(buf)
+		if told += n; err != nil || d.cut(i, told) {
+			return
+		}
+		if _, err := in.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
