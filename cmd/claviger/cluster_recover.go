@@ -26,6 +26,9 @@ func clusterRecoverCommand(s *cli.Streams) *cobra.Command {
 it back: a new enclave, started with 'clavigerd --recover', reads the archives of the old nodes, and the cluster goes on in a new
 epoch, under a new root generation. Old keys stay what they were.
 
+Where old nodes still live, they come first: the enclave is told their addresses (recovery.survivors), step 1 falls away, and the
+one that the operators choose as the source in step 3 stops for good and hands its roots to the enclave that they have named.
+
   1. The enclave writes ` + node.RecoveryRequestFile + `. Holders of shares of the recovery key check it and seal their shares to it: return.
   2. It opens the archives, compares them, and writes ` + node.RecoveryReportFile + `: inspect.
   3. More than half of the operators, and at least the threshold, sign which archive the new epoch continues, and what has
@@ -182,8 +185,12 @@ func (v *recoveryView) write(w io.Writer) {
 		table.add("root of trust", "SIMULATED: such a cluster protects nothing")
 	}
 	table.add("cluster", "%q, id %s", v.Name, v.ClusterID)
-	table.add("enclave", "%s, which satisfies the node policy and has read the archives", v.Enclave)
-	table.add("roots", "given back up to generation %d; the new epoch takes generation %d", v.Generation, v.Generation+1)
+	table.add("enclave", "%s, which satisfies the node policy and has read what follows", v.Enclave)
+	if v.Roots {
+		table.add("roots", "given back up to generation %d; the new epoch takes generation %d", v.Generation, v.Generation+1)
+	} else {
+		table.add("roots", "with the live servers, up to generation %d; one of them must be the source, and then the archives are opened, too", v.Generation)
+	}
 	fmt.Fprintln(w)
 	v.writeArchives(w)
 	if a := v.Archive(v.Newest); a != nil {
@@ -204,7 +211,7 @@ func (v *recoveryView) writeArchives(w io.Writer) {
 			fmt.Fprintf(w, "%-8s  %-5s  UNREADABLE: %s\n          %s\n", "?", epochOf(a), a.Problem, a.Path)
 			continue
 		}
-		fmt.Fprintf(w, "%-8s  %-5d  %-7d  %-5d  %-8d  %-6d  %.16s  %.16s  %s\n", a.Slot, a.Epoch, a.Index, a.Term, a.LogSize, a.NodePolicy, a.Chain, a.Head, a.Verdict)
+		fmt.Fprintf(w, "%-8s  %-5d  %-7d  %-5d  %-8d  %-6d  %.16s  %-16.16s  %s\n", a.Slot, a.Epoch, a.Index, a.Term, a.LogSize, a.NodePolicy, a.Chain, recordsOf(a), a.Verdict)
 		fmt.Fprintf(w, "          server %s%s\n", a.ServerID, note(a))
 	}
 	fmt.Fprintln(w)
@@ -218,14 +225,28 @@ func epochOf(a node.ArchiveReport) string {
 	return fmt.Sprint(a.Epoch)
 }
 
+// recordsOf is the head of an archive's chain of records; a live server shows its memory.
+func recordsOf(a node.ArchiveReport) string {
+	switch a.Kind {
+	case node.KindAlive:
+		return "ALIVE"
+	case node.KindStopped:
+		return "STOPPED"
+	}
+	return a.Head.String()
+}
+
 // note is what else there is to say of an archive.
 func note(a node.ArchiveReport) (text string) {
+	if a.Kind == node.KindAlive {
+		text += "\n          it lives, and this is its memory; it stops for good when the statement says that it is stopped"
+	}
 	if a.Torn != "" {
 		text += "\n          torn: read up to record " + fmt.Sprint(a.Sequence) + ": " + a.Torn
 	}
 	if a.Ended {
 		text += "\n          the epoch was ended by the operators"
-		if !a.Final {
+		if !a.Final && a.Kind == node.KindArchive {
 			text += "; no final checkpoint of this server was shown"
 		}
 	}
@@ -262,14 +283,18 @@ func (v *recoveryView) writeServers(w io.Writer) {
 		fmt.Fprintln(w, "There is nothing to recover from: no archive could be read.")
 		return
 	}
-	fmt.Fprintln(w, "Say of each of these servers, in the signed statement, whether it was stopped (its final checkpoint was shown), is destroyed, or lost:")
+	fmt.Fprintln(w, "Say of each of these servers, in the signed statement, whether it is stopped (its final checkpoint was shown, or it lives and will be asked), is destroyed, or lost:")
 	servers := slices.Clone(v.Servers)
 	slices.SortStableFunc(servers, func(a, b node.ReportedServer) int { return strings.Compare(a.Slot, b.Slot) })
 	for _, o := range servers {
 		what := "no archive was shown"
 		switch {
+		case o.Stopped:
+			what = "it has stopped for good, and has said so: --stopped"
 		case o.Final:
 			what = "its final checkpoint was shown: --stopped"
+		case o.Alive:
+			what = "it lives: --stopped makes it stop, with that as proof; the source must be"
 		case o.Archive:
 			what = "its archive is above"
 		}

@@ -36,7 +36,7 @@ func recoverApproveCommand(s *cli.Streams) *cobra.Command {
 		Use: "approve", Short: "Sign which archive the new epoch continues",
 		Long: `Verifies a report as inspect does, and signs the statement that opens the new epoch: which archive it continues (--source), in the one
 enclave that wrote the report, and what became of every server of the old epoch. A server is --stopped if its signed final
-checkpoint was shown to the enclave, --destroyed if you have seen to it that it runs no more, --lost if you do not know; with a
+checkpoint was shown to the enclave, or if it lives: then this statement stops it, and its answer is the proof. It is --destroyed if you have seen to it that it runs no more, --lost if you do not know; with a
 lost one, --accept-fork signs in words that its clients may be answered from the past, and that what it acknowledges is lost.
 "all" stands for all servers that are not named otherwise.
 
@@ -57,7 +57,7 @@ Beside the key, in KEY.epochs, is kept which epoch was signed last: an operator 
 	flags.StringVar(&f.report, "report", "", "`file` that the recovering enclave wrote")
 	flags.StringVar(&f.source, "source", "", "`server` whose archive the new epoch continues: its slot or server id; default the newest")
 	flags.Uint64Var(&f.epoch, "epoch", 0, "`number` of the new epoch; default one more than the newest seen")
-	flags.StringSliceVar(&f.stopped, "stopped", nil, "`server` whose final checkpoint was shown; may be repeated")
+	flags.StringSliceVar(&f.stopped, "stopped", nil, "`server` whose final checkpoint was shown, or that lives and is to stop; may be repeated")
 	flags.StringSliceVar(&f.destroyed, "destroyed", nil, "`server` that runs no more; may be repeated")
 	flags.StringSliceVar(&f.lost, "lost", nil, "`server` of which nobody knows; may be repeated")
 	flags.BoolVar(&f.acceptFork, "accept-fork", false, "accept in words that an old server may go on, or that a newer archive is left behind")
@@ -191,8 +191,8 @@ func checkFate(o node.ReportedServer, fate string) error {
 	switch {
 	case fate == "":
 		return cli.Usagef("what became of server %.16s of slot %s? Name it with --stopped, --destroyed or --lost", o.ServerID, o.Slot)
-	case fate == api.FateStopped && !o.Final:
-		return cli.Usagef("server %.16s of slot %s is not proved to be stopped: its final checkpoint was not shown to the enclave; show it, or name the server with --destroyed or --lost", o.ServerID, o.Slot)
+	case fate == api.FateStopped && !o.Final && !o.Alive:
+		return cli.Usagef("server %.16s of slot %s is not proved to be stopped: its final checkpoint was not shown to the enclave, and it does not answer; show it, or name the server with --destroyed or --lost", o.ServerID, o.Slot)
 	}
 	return nil
 }

@@ -26,8 +26,12 @@ import (
 // Recovery says what a recovering node reads. It is used only with --recover. Whatever a host writes here decides what the
 // enclave sees, and what the operators are shown; it does not decide what they sign.
 type Recovery struct {
+	// Survivors lists peer addresses, host:port, of old nodes whose processes still live, at most 16. They come first: one that
+	// the operators name as the source stops for good and hands over the roots, so no shares are asked for, unless Wrapped names
+	// files. Name the archives of the others too: they are opened with those roots, and a newer one is not passed over.
+	Survivors []string `yaml:"survivors"`
 	// Archives lists directories of old nodes: of one archive each, named after its server id, or data directories, of
-	// which all archives are read. Name all there are. A node's own running archive is never among them.
+	// which all archives are read. Name all there are; without Survivors at least one. A node's own running archive is never among them.
 	Archives []string `yaml:"archives"`
 	// Wrapped lists files with the wrapped roots. Those beside the archives are found without it.
 	Wrapped []string `yaml:"wrapped"`
@@ -67,8 +71,8 @@ func (r *Recovery) archiveDirs() ([]string, error) {
 		}
 		all = append(all, below...)
 	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("%w: recovery.archives is empty; list the data directories of all old nodes", daemon.ErrConfig)
+	if len(all) == 0 && len(r.Survivors) == 0 {
+		return nil, fmt.Errorf("%w: recovery.archives is empty; list the data directories of all old nodes, or live ones in recovery.survivors", daemon.ErrConfig)
 	}
 	return all, nil
 }
@@ -143,10 +147,19 @@ func (c *Config) recover(p Platform, log *slog.Logger) (*node.Recovery, api.ID, 
 	if err != nil {
 		return nil, api.ID{}, &cli.UsageError{Err: err}
 	}
-	r := &node.Recovery{Manifest: cluster.Manifest, IdentityKey: cluster.IdentityKey, Archives: dirs, Receipts: c.Recovery.Receipts, MinNodePolicy: c.Recovery.MinNodePolicy}
+	for _, addr := range c.Recovery.Survivors {
+		if err := daemon.Address("recovery.survivors", addr); err != nil {
+			return nil, api.ID{}, &cli.UsageError{Err: err}
+		}
+	}
+	r := &node.Recovery{Manifest: cluster.Manifest, IdentityKey: cluster.IdentityKey, Survivors: c.Recovery.Survivors, Archives: dirs, Receipts: c.Recovery.Receipts, MinNodePolicy: c.Recovery.MinNodePolicy}
 	wrapped, finals := beside(dirs)
-	r.Wrapped, r.Finals = append(wrapped, c.Recovery.Wrapped...), unique(append(finals, c.Recovery.Finals...))
-	if len(r.Wrapped) == 0 {
+	r.Finals = unique(append(finals, c.Recovery.Finals...))
+	shares := c.Recovery.needsShares()
+	if shares {
+		r.Wrapped = append(wrapped, c.Recovery.Wrapped...)
+	}
+	if shares && len(r.Wrapped) == 0 {
 		return nil, api.ID{}, cli.Usagef("there are no wrapped roots beside the archives (%s): name files in recovery.wrapped. A cluster that was founded without shares of a recovery key has none, and cannot be recovered",
 			node.WrappedFile(1))
 	}
@@ -157,9 +170,14 @@ func (c *Config) recover(p Platform, log *slog.Logger) (*node.Recovery, api.ID, 
 	if err != nil {
 		return nil, api.ID{}, err
 	}
-	r.Shares, r.Approve = files.Shares, files.Approve
+	if r.Approve = files.Approve; shares {
+		r.Shares = files.Shares
+	}
 	return r, cluster.ClusterID, nil
 }
+
+// needsShares: a survivor has the roots, so shares are for those who want to see into archives before it stops.
+func (r *Recovery) needsShares() bool { return len(r.Survivors) == 0 || len(r.Wrapped) > 0 }
 
 // records reads archives of the configured kind. Those of claviger-archive are read from the server in archive_server, under
 // the server id and attempt that their directory would have: recovery.archives then lists names that need not exist here.
