@@ -208,7 +208,11 @@ func (v *recoveryView) writeArchives(w io.Writer) {
 	fmt.Fprintf(w, "%-8s  %-5s  %-7s  %-5s  %-8s  %-6s  %-16s  %-16s  %s\n", "ARCHIVE", "EPOCH", "INDEX", "TERM", "RELEASES", "POLICY", "CHAIN", "RECORDS", "")
 	for _, a := range v.Archives {
 		if a.Problem != "" {
-			fmt.Fprintf(w, "%-8s  %-5s  UNREADABLE: %s\n          %s\n", "?", epochOf(a), a.Problem, a.Path)
+			what := "UNREADABLE"
+			if !v.Roots && a.Kind == node.KindArchive {
+				what = "CLOSED"
+			}
+			fmt.Fprintf(w, "%-8s  %-5s  %s: %s\n          %s\n", "?", epochOf(a), what, a.Problem, a.Path)
 			continue
 		}
 		fmt.Fprintf(w, "%-8s  %-5d  %-7d  %-5d  %-8d  %-6d  %.16s  %-16.16s  %s\n", a.Slot, a.Epoch, a.Index, a.Term, a.LogSize, a.NodePolicy, a.Chain, recordsOf(a), a.Verdict)
@@ -288,6 +292,9 @@ func (v *recoveryView) writeServers(w io.Writer) {
 	slices.SortStableFunc(servers, func(a, b node.ReportedServer) int { return strings.Compare(a.Slot, b.Slot) })
 	for _, o := range servers {
 		what := "no archive was shown"
+		if !v.Roots {
+			what = "no archive is open yet"
+		}
 		switch {
 		case o.Stopped:
 			what = "it has stopped for good, and has said so: --stopped"

@@ -36,12 +36,13 @@ func TestSurvivorCeremony(t *testing.T) {
 			t.Errorf("the report lacks %q", want)
 		}
 	}
-	approve := func(code int, args ...string) {
-		s.run(code, append([]string{"cluster", "recover", "approve", "--root", "root.pem", "--report", report, "--cluster-id", s.clusterID(), "--source", "d"}, args...)...)
+	approve := func(code int, args ...string) string {
+		return s.run(code, append([]string{"cluster", "recover", "approve", "--root", "root.pem", "--report", report, "--cluster-id", s.clusterID(), "--source", "d"}, args...)...)
 	}
 	s.say("Who is dead cannot be stopped, but destroyed.")
-	approve(2, "--stopped", "all", "--key", "alice.key", "--out", "alice.json")
-	approve(0, "--stopped", "d,e", "--destroyed", "all", "--key", "alice.key", "--key", "carol.key")
+	approve(2, "--stopped", "all")
+	read := statementIn(t, approve(0, "--stopped", "d,e", "--destroyed", "all"))
+	approve(0, "--stopped", "d,e", "--destroyed", "all", "--statement", read, "--key", "alice.key", "--key", "carol.key")
 	s.ready("a")
 	s.tell("a", "RECOVERED")
 	for _, slot := range []string{"d", "e"} {

@@ -226,7 +226,7 @@ func (r *recovery) generation() uint64 {
 }
 
 // errClosed is about archives while nobody has given back the roots.
-var errClosed = errors.New("not opened yet: there were no shares, and a survivor has the roots; it is opened, and compared, before the epoch opens")
+var errClosed = errors.New("not opened yet: no shares were asked for, and a survivor has the roots; it is opened, and compared, before the epoch opens")
 
 // openArchives opens the disks once the roots are here.
 func (r *recovery) openArchives(ctx context.Context) {
