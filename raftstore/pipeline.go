@@ -167,13 +167,29 @@ func (p *pipeline) receive() {
 			p.end(err)
 			return
 		}
-		select {
-		case p.answered <- f:
-			<-p.slots
-		case <-p.over:
+		if !p.offer(f) {
 			return
 		}
+		<-p.slots
 	}
+}
+
+// offer gives raft an answer. Raft stops looking at the first one that ends the
+// pipeline, and sees that it has only between two requests: one that waits for a
+// place would wait for ever, and with it replication to this peer and Shutdown.
+func (p *pipeline) offer(f *pipelined) bool {
+	limit := time.NewTimer(p.t.timeouts.RPC)
+	defer limit.Stop()
+	select {
+	case p.answered <- f:
+		return true
+	case <-p.over:
+	case <-limit.C:
+		p.end(errPipelineClosed)
+	case <-p.t.ctx.Done():
+		p.end(ErrStopped)
+	}
+	return false
 }
 
 // next reads one answer and checks it as AppendEntries does.
