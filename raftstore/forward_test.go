@@ -710,6 +710,47 @@ func TestSubmittersThatGoLeaveNothingBehind(t *testing.T) {
 	})
 }
 
+// sleepyMachine takes its time for every entry.
+type sleepyMachine struct{ listMachine }
+
+func (m *sleepyMachine) Apply(index uint64, entry []byte) any {
+	time.Sleep(50 * time.Millisecond)
+	return m.listMachine.Apply(index, entry)
+}
+
+// A leader stops, or its archive fails, with proposals in every queue of raft, which answers for none of them: whoever
+// waits must not wait for ever, and keep the store in memory. The bubble fails if a goroutine is left.
+func TestShutdownLeavesNobodyWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		net.machines["a"] = &sleepyMachine{}
+		nodes := net.cluster(t, "a", "b", "c")
+		follows(t, nodes[1], nodes[0])
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		var clients sync.WaitGroup
+		var unknown atomic.Int64
+		for i := range 200 {
+			for _, n := range nodes[:2] {
+				clients.Go(func() {
+					if _, _, err := n.Submit(ctx, []byte(fmt.Sprint(n.addr, i))); errors.Is(err, ErrOutcomeUnknown) {
+						unknown.Add(1)
+					}
+				})
+			}
+		}
+		time.Sleep(200 * time.Millisecond)
+		nodes[0].Shutdown()
+		clients.Wait()
+		if unknown.Load() == 0 {
+			t.Error("nothing was under way")
+		}
+		for _, n := range nodes {
+			n.Shutdown()
+		}
+	})
+}
+
 func TestBrokenServersRefuseSubmitAndRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net, old := newTestNet(), &olderMachine{}
