@@ -161,7 +161,7 @@ func (r *recovery) stopOne(ctx context.Context, v *survivor, brought *RecoveryAp
 	for try := 1; ; try++ {
 		err := r.askToStop(ctx, v, brought)
 		refused, is := errors.AsType[*RefusedError](err)
-		if err == nil || try == stopTries || is && !refused.Retry || final(err) {
+		if err == nil || try == stopTries || is && !refused.Retry || final(err) || errors.Is(err, errMoved) {
 			return err
 		}
 		r.n.log.Info("a survivor has not answered the operators' statement; asking again", "address", v.addr, "reason", err)

@@ -148,7 +148,7 @@ func (l *lostSite) isFenced(n *running) {
 	ctx, cancel := context.WithTimeout(l.t.Context(), slow*5*time.Second)
 	defer cancel()
 	_, _, err := l.client(n.APIAddr()).Key(ctx, api.KeyRequest{Constraint: appImage.Constraint(), Name: "db", Purpose: "aes-256"})
-	if !errors.Is(err, &api.Problem{Code: api.CodeEnded}) || !strings.Contains(err.Error(), "stopped this node for a recovery") {
+	if !errors.Is(err, &api.Problem{Code: api.CodeEnded}) || !n.machine.View().Ended && !strings.Contains(err.Error(), "stopped this node for a recovery") {
 		l.t.Errorf("a client of a stopped survivor: %v", err)
 	}
 }
@@ -284,8 +284,28 @@ func TestSurvivorRefuses(t *testing.T) {
 		t.Errorf("a higher epoch, after the first enclave was lost: %v", err)
 	}
 	x.wantRefusal("back to the first", x.ask(alive, good, two...), "was stopped for epoch 3 by another statement")
-	if s, err := y.look(alive); err != nil || !s.stopped || s.a.report.Kind != KindStopped {
-		t.Errorf("a look at a stopped survivor: %+v, %v", s, err)
+	s, err := y.look(alive)
+	if err != nil || !s.stopped || s.a.report.Kind != KindStopped {
+		t.Fatalf("a look at a stopped survivor: %+v, %v", s, err)
+	}
+
+	// Who is not the source gives no secrets; and one that holds something else
+	// than the report says is stopped, and looked at again.
+	aside := y.statement(alive, func(s *api.RecoveryStatement) {
+		s.Epoch, s.Source.ServerID = 4, api.ID(other.ServerID())
+	})
+	raw, err := aside.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	y.r.secrets = nil
+	brought := &RecoveryApprovals{Statement: raw, Approvals: api.Approve(raw, two...)}
+	if err := y.r.stopOne(t.Context(), s, brought); err != nil || s.gave || y.r.secrets != nil {
+		t.Errorf("one that is not the source: %v, secrets %t", err, y.r.secrets != nil)
+	}
+	s.stopped, s.a.report.Applied = false, s.a.report.Applied-1
+	if err := y.r.stopOne(t.Context(), s, brought); !errors.Is(err, errMoved) || !s.stopped || s.known() {
+		t.Errorf("one that went on: %v, %+v", err, s)
 	}
 }
 

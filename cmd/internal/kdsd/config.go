@@ -59,7 +59,7 @@ type Config struct {
 	Cluster string `yaml:"cluster"`
 	// Join lists peer addresses to ask for admission, 1 to 64. Not used by --genesis and --recover.
 	Join []string `yaml:"join"`
-	// MinEpoch is the lowest epoch of the cluster to join: after a recovery, the new one.
+	// MinEpoch is the lowest epoch of the cluster to join, or of survivors to recover from: after a recovery, the new one.
 	MinEpoch uint64 `yaml:"min_epoch"`
 	// MinNodePolicy is the lowest version of the node policy that members must know of: the one that 'claviger cluster policy'
 	// shows. It keeps a joining node from members of code that the operators have given up since.

@@ -78,6 +78,7 @@ func Run(ctx context.Context, c *Config, p Platform, mode Mode, log *slog.Logger
 	case Recover:
 		nc.Join = nil
 		nc.Recovery, nc.ClusterID, err = c.recover(p, log)
+		nc.MinEpoch, nc.MinNodePolicy = c.MinEpoch, c.MinNodePolicy // of survivors, and of what is recovered
 	default:
 		nc.ClusterID, err = c.pin(p.Pinned)
 		nc.MinEpoch, nc.MinNodePolicy = c.MinEpoch, c.MinNodePolicy
