@@ -3,6 +3,7 @@ package raftstore
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -217,5 +218,24 @@ func TestOlderConfigurationExpelsNobody(t *testing.T) {
 	m.update(6, conf(2))
 	if !slices.Equal(gone, []ServerID{{1}}) || !m.removed(ServerID{1}) || m.removed(ServerID{3}) {
 		t.Fatalf("gone: %v", gone)
+	}
+}
+
+// Nothing is read from a disk between Open and Shutdown, because there is no way
+// to: an Archive has no call that gives anything but an error, and a Config has
+// no field that history could come in through.
+func TestNothingComesFromADisk(t *testing.T) {
+	archive := reflect.TypeFor[Archive]()
+	for m := range archive.Methods() {
+		if m.Type.NumOut() != 1 || m.Type.Out(0) != reflect.TypeFor[error]() {
+			t.Errorf("Archive.%s gives %v", m.Name, m.Type)
+		}
+	}
+	known := []string{"ID", "Address", "ClusterID", "Epoch", "Machine", "Dialer", "Archive", "ArchiveKey", "NoFsyncUnsafe",
+		"Timeouts", "Compaction", "Logger", "Registerer"}
+	for f := range reflect.TypeFor[Config]().Fields() {
+		if !slices.Contains(known, f.Name) {
+			t.Errorf("the field %s of Config is new: can history come in through it?", f.Name)
+		}
 	}
 }

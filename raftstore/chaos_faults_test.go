@@ -239,8 +239,8 @@ func (w *world) tend(eager bool) {
 	}
 }
 
-// strike lets the host do one thing.
-func (w *world) strike(list []fault) (undo func()) {
+// pick chooses one of the faults, by their weights.
+func (w *world) pick(list []fault) fault {
 	total := 0
 	for _, f := range list {
 		total += f.weight
@@ -248,10 +248,15 @@ func (w *world) strike(list []fault) (undo func()) {
 	at := w.dice.n(total)
 	for _, f := range list {
 		if at -= f.weight; at < 0 {
-			w.note("fault: %s", f.name)
-			w.stats.count("fault: " + f.name)
-			return f.do(w)
+			return f
 		}
 	}
-	return nil
+	return list[0]
+}
+
+// strike lets the host do one thing.
+func (w *world) strike(f fault) (undo func()) {
+	w.note("fault: %s", f.name)
+	w.stats.count("fault: " + f.name)
+	return f.do(w)
 }

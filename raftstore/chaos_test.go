@@ -75,19 +75,23 @@ func (w *world) play(p plan) {
 		w.mu.Lock()
 		w.round = round
 		w.mu.Unlock()
-		undo := w.strike(p.faults)
+		// What the host does in a round, and how long, hangs on seed and round alone.
+		w.dice.again(w.seed, 1<<20+uint64(round))
+		first, also, hurt, calm := w.pick(p.faults), w.pick(p.faults), w.ms(50, 700), w.ms(10, 400)
+		twice := w.dice.n(4) == 0
+		undo := w.strike(first)
 		var second func()
-		if w.dice.n(4) == 0 {
-			second = w.strike(p.faults)
+		if twice {
+			second = w.strike(also)
 		}
-		time.Sleep(w.ms(50, 700))
+		time.Sleep(hurt)
 		for _, f := range []func(){undo, second} {
 			if f != nil {
 				f()
 			}
 		}
 		w.tend(false)
-		time.Sleep(w.ms(10, 400))
+		time.Sleep(calm)
 		w.check()
 		w.stats.rounds.Add(1)
 		if w.broken() {

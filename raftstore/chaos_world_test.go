@@ -60,6 +60,13 @@ type dice struct {
 
 func newDice(seed, stream uint64) *dice { return &dice{r: rand.New(rand.NewPCG(seed, stream))} }
 
+// again begins another stream.
+func (d *dice) again(seed, stream uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.r = rand.New(rand.NewPCG(seed, stream))
+}
+
 func (d *dice) n(n int) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -371,16 +378,17 @@ func (w *world) claim(b *boot) {
 			return false
 		}
 	}
-	for pause(time.Duration(5+w.dice.n(30)) * time.Millisecond) {
+	d := newDice(w.seed, uint64(10000+b.number))
+	for pause(time.Duration(5+d.n(30)) * time.Millisecond) {
 		live := w.live()
-		member := live[w.dice.n(len(live))]
+		member := live[d.n(len(live))]
 		if member == b || !member.IsLeader() || !w.net.reachable(b, member) {
 			continue
 		}
 		switch slots := member.machine.slots(); {
 		case slots[b.slot] == b.id:
 			return // the rest is the leader's work
-		case w.newest(b.slot) != b && w.dice.n(4) > 0:
+		case w.newest(b.slot) != b && d.n(4) > 0:
 			continue // an older clone asks less often
 		}
 		ctx, cancel := context.WithTimeout(w.ctx, time.Second)
@@ -401,10 +409,10 @@ func (w *world) claim(b *boot) {
 // drive carries out admissions while this server leads. Every server runs it,
 // so that after a change of leader two may be at work on one slot.
 func (b *boot) drive() {
-	w := b.w
+	w, d := b.w, newDice(b.w.seed, uint64(20000+b.number))
 	for {
 		select {
-		case <-time.After(time.Duration(20+w.dice.n(40)) * time.Millisecond):
+		case <-time.After(time.Duration(20+d.n(40)) * time.Millisecond):
 		case <-w.ctx.Done():
 			return
 		case <-b.Done():
