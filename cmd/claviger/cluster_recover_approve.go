@@ -191,6 +191,8 @@ func checkFate(o node.ReportedServer, fate string) error {
 	switch {
 	case fate == "":
 		return cli.Usagef("what became of server %.16s of slot %s? Name it with --stopped, --destroyed or --lost", o.ServerID, o.Slot)
+	case fate == api.FateDestroyed && o.Alive && !o.Stopped:
+		return cli.Usagef("server %.16s of slot %s has answered the enclave, so it is not destroyed: name it with --stopped, and it will be", o.ServerID, o.Slot)
 	case fate == api.FateStopped && !o.Final && !o.Alive:
 		return cli.Usagef("server %.16s of slot %s is not proved to be stopped: its final checkpoint was not shown to the enclave, and it does not answer; show it, or name the server with --destroyed or --lost", o.ServerID, o.Slot)
 	}

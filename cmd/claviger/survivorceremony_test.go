@@ -41,6 +41,8 @@ func TestSurvivorCeremony(t *testing.T) {
 	}
 	s.say("Who is dead cannot be stopped, but destroyed.")
 	approve(2, "--stopped", "all")
+	s.say("And who lives is not destroyed.")
+	approve(2, "--stopped", "d", "--destroyed", "all")
 	read := statementIn(t, approve(0, "--stopped", "d,e", "--destroyed", "all"))
 	approve(0, "--stopped", "d,e", "--destroyed", "all", "--statement", read, "--key", "alice.key", "--key", "carol.key")
 	s.ready("a")

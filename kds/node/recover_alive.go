@@ -126,7 +126,32 @@ func answered(c net.Conn, want kind, v any) error {
 	if err != nil {
 		return err
 	}
-	return decode(k, body, want, v)
+	err = decode(k, body, want, v)
+	if refused, ok := errors.AsType[*RefusedError](err); ok {
+		return survivorRefusal{refused}
+	}
+	return err
+}
+
+// survivorRefusal is a *RefusedError that is not about an admission.
+type survivorRefusal struct{ *RefusedError }
+
+func (e survivorRefusal) Error() string { return "it refuses: " + e.Text }
+func (e survivorRefusal) Unwrap() error { return e.RefusedError }
+
+// checkDestroyed asks servers once more that the operators call destroyed and that
+// have answered before: a statement must not say what this enclave knows better.
+func (r *recovery) checkDestroyed(ctx context.Context, s *api.RecoveryStatement) error {
+	for _, v := range r.alive {
+		if !v.known() || v.stopped || !says(s, v.a.report.ServerID, api.FateDestroyed) {
+			continue
+		}
+		again := &inspected{report: ArchiveReport{Path: v.a.report.Path, Kind: KindAlive}}
+		if err := r.visit(ctx, v, again); err == nil && again.server == v.a.server {
+			return fmt.Errorf("%w: server %.16s is said to be destroyed, and answers at %s; name it as stopped, or end it", ErrRecovery, again.server, v.addr)
+		}
+	}
+	return nil
 }
 
 // errSurvivor wraps what keeps a survivor from stopping.

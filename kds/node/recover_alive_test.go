@@ -462,9 +462,9 @@ func TestSurvivorConnectionsAreCut(t *testing.T) {
 		switch conn {
 		case 0: // the first look, in the handshake
 			return told > 1000
-		case 2, 3: // the statement: at once, and in the handshake
-			return conn == 2 || told > 1000
-		case 4: // and when the source has stopped
+		case 3, 4: // the statement: at once, and in the handshake
+			return conn == 3 || told > 1000
+		case 5: // and when the source has stopped
 			return source.fenced.up()
 		}
 		return false
@@ -482,13 +482,18 @@ func TestSurvivorConnectionsAreCut(t *testing.T) {
 			}
 			return &RecoveryApprovals{}, nil
 		}
-		if calls > 2 || a == nil {
+		if calls > 3 || a == nil {
 			t.Errorf("call %d: %v", calls, refused)
 			return nil, errOperator
 		}
 		s := l.statement(report)
 		stopAlive(report, s)
 		s.Source = a.Source()
+		if calls == 2 { // one of the two is said to be destroyed, and answers
+			setFate(s, api.ID(second.ServerID()), api.FateDestroyed)
+		} else if !strings.Contains(refused.Error(), "said to be destroyed, and answers") || source.fenced.up() || second.fenced.up() {
+			t.Errorf("a live server was called destroyed: %v", refused)
+		}
 		return l.sign(s, l.keys[:2]...)
 	}
 	first := l.recoverOn(dead[0].slot, r)
@@ -496,7 +501,7 @@ func TestSurvivorConnectionsAreCut(t *testing.T) {
 	if k, _ := l.keyOf(l.client(first.APIAddr()), 1); !bytes.Equal(k, before) {
 		t.Error("another key")
 	}
-	if door.count() != 6 {
+	if door.count() != 7 {
 		t.Errorf("%d connections to the source", door.count())
 	}
 	l.isFenced(source)

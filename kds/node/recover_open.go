@@ -53,6 +53,9 @@ func (r *recovery) accept(ctx context.Context, brought *RecoveryApprovals) (*acc
 	if len(r.alive) == 0 {
 		return o, nil
 	}
+	if err := r.checkDestroyed(ctx, s); err != nil {
+		return nil, err
+	}
 	if err := r.stopSurvivors(ctx, brought, s); err != nil {
 		return nil, err
 	}
