@@ -101,8 +101,10 @@ func (n *Node) oneSurvival(ctx context.Context, c *ratls.Conn, req *surviveReque
 	select {
 	case n.surviving <- struct{}{}:
 		defer func() { <-n.surviving }()
-	default:
+	case <-time.After(askLimit): // one that has just been answered is about to go
 		return &RefusedError{Retry: true, Text: "another recovery asks this server; try again in a moment"}
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	if len(req.Statement) > 0 {
 		return n.surrender(ctx, c, req)
