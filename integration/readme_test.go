@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,7 +37,13 @@ func TestReadmeTour(t *testing.T) {
 		"claviger sim init tour\n", fmt.Sprintf("claviger sim init tour --port %d\n", port),
 		"claviger fn init passwords\n", fmt.Sprintf("claviger fn init passwords --host http://127.0.0.1:%d\n", port+301),
 	)
-	cmd := exec.CommandContext(t.Context(), "bash", "-c", tour)
+	ctx := t.Context()
+	if end, ok := t.Deadline(); ok { // the end of all tests would leave the daemons behind
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-15*time.Second))
+		defer cancel()
+	}
+	cmd := exec.CommandContext(ctx, "bash", "-c", tour)
 	cmd.Dir = t.TempDir()
 	// The daemons are children of the shell: if it fails half-way, the whole group has to end.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,14 +27,12 @@ func poll(ts *testscript.TestScript, try func() error) {
 	ts.Check(err)
 }
 
-// freePort NAME sets a variable to a port that is free now.
+// freePort NAME sets a variable to a port that nobody else takes while the tests run.
 func freePort(ts *testscript.TestScript, _ bool, args []string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	port, mark, err := reservePort()
 	ts.Check(err)
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	ts.Check(err)
-	ts.Check(l.Close())
-	ts.Setenv(args[0], port)
+	ts.Defer(func() { mark.Close() })
+	ts.Setenv(args[0], strconv.Itoa(port))
 }
 
 // awaitFile FILE waits until the file is there.

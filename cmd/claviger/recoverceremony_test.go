@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -226,17 +227,39 @@ func newRecoverySite(t *testing.T) *recoverySite {
 	return s
 }
 
-// unusedPorts are distinct: all are held until the last is known.
-func unusedPorts(t *testing.T, n int) (ports []int) {
+// unusedPorts are ports that nobody else uses until the test ends, also while nothing listens on them: a killed node's port
+// must be there when it starts again.
+func unusedPorts(t testing.TB, n int) (ports []int) {
+	t.Helper()
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		port, mark, err := reservePort()
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		t.Cleanup(func() { mark.Close() })
+		ports = append(ports, port)
 	}
 	return ports
+}
+
+// reservePort picks a port below those that the system hands out by itself. Whoever looks for ports in this way, in this
+// process or another, finds the UDP port of the same number taken until mark is closed.
+func reservePort() (port int, mark io.Closer, err error) {
+	for range 10000 {
+		port = 10000 + rand.IntN(10000)
+		udp, err := net.ListenPacket("udp4", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			udp.Close()
+			continue
+		}
+		l.Close()
+		return port, udp, nil
+	}
+	return 0, nil, errors.New("no free ports")
 }
 
 func (s *recoverySite) path(name string) string { return filepath.Join(s.dir, name) }
