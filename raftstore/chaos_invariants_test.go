@@ -130,6 +130,8 @@ func (w *world) checkRecord(b *boot, r Record) {
 		if r.Term > b.highest {
 			w.violate("boot %d has an entry of term %d in term %d", b.number, r.Term, b.highest)
 		}
+		// It replaces what was there and all behind it, configurations that another leader overruled among them.
+		b.configs = slices.DeleteFunc(b.configs, func(c storedConfig) bool { return c.index >= r.Index })
 		w.checkEntry(b, r)
 	}
 }
