@@ -187,6 +187,7 @@ func TestNoRecordNoKey(t *testing.T) {
 		code api.Code
 	}{
 		"no quorum":     {ErrNoQuorum, api.CodeNoQuorum},
+		"busy":          {ErrBusy, api.CodeBusy},
 		"not leader":    {&NotLeaderError{}, api.CodeNotLeader},
 		"timeout":       {context.DeadlineExceeded, api.CodeNoQuorum},
 		"given up":      {context.Canceled, api.CodeNoQuorum},

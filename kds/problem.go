@@ -109,6 +109,7 @@ var mapping = []struct {
 	{ErrVersion, api.CodeNotFound, "", ""},
 	{ErrNotFounded, api.CodeNoQuorum, "", "this node has not joined a cluster yet; ask another node or try again"},
 	{ErrNoQuorum, api.CodeNoQuorum, "", "too few nodes of the cluster answer, and nothing was released; try again"},
+	{ErrBusy, api.CodeBusy, "", "as many requests as the cluster takes at once are under way, and nothing was released; try again in a moment"},
 	{context.DeadlineExceeded, api.CodeNoQuorum, "", "the cluster did not answer in time, and nothing was released; try again"},
 	{context.Canceled, api.CodeNoQuorum, "", "the request was given up, and nothing was released"},
 }

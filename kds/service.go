@@ -19,8 +19,8 @@ import (
 )
 
 // Replica is the replicated log as the service needs it. Its errors are
-// *NotLeaderError, ErrNoQuorum, those of the context, or others, which count
-// as internal; an adapter translates.
+// *NotLeaderError, ErrNoQuorum, ErrBusy, those of the context, or others, which
+// count as internal; an adapter translates.
 type Replica interface {
 	// Propose commits entry and applies it to the Machine. It returns the
 	// index and what Machine.Apply returned. On an error the entry may or may
@@ -47,7 +47,12 @@ type Peers struct {
 }
 
 // Errors of a Replica.
-var ErrNoQuorum = errors.New("kds: too few nodes answer")
+var (
+	ErrNoQuorum = errors.New("kds: too few nodes answer")
+	// ErrBusy says that as many proposals as the replica takes at once are under
+	// way; nothing was written.
+	ErrBusy = errors.New("kds: too many proposals are under way")
+)
 
 // NotLeaderError says that another node leads.
 type NotLeaderError struct {

@@ -387,7 +387,7 @@ func TestProblem(t *testing.T) {
 			t.Errorf("%s: %+v", code, p)
 		}
 	}
-	if Code("other").Status() != 500 {
+	if other := Code("other"); other.Status() != 500 || other.Known() || other.Retry() {
 		t.Error("an unknown code must be an internal error")
 	}
 	p := NewProblem(CodePolicyDenied, "d")

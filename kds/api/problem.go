@@ -22,6 +22,7 @@ const (
 	CodeNotFound        Code = "not_found"         // no such version or endpoint
 	CodeNotLeader       Code = "not_leader"        // ask the node in Leader
 	CodeNoQuorum        Code = "no_quorum"         // too few nodes answer; nothing was released
+	CodeBusy            Code = "busy"              // as many requests as the cluster takes at once are under way; nothing was written or released
 	CodeStale           Code = "stale"             // policy, collateral or epoch moved during the request
 	CodeHalted          Code = "halted"            // this node met an entry it does not know and stopped serving
 	CodeStatement       Code = "statement_refused" // a statement of the operators that does not hold here; Stage says which part
@@ -31,7 +32,7 @@ const (
 
 var statusOf = map[Code]int{
 	CodeBadRequest: 400, CodeTooLarge: 413, CodeEvidenceMissing: 401, CodeEvidenceRefused: 403,
-	CodePolicyDenied: 403, CodeNotFound: 404, CodeNotLeader: 307, CodeNoQuorum: 503, CodeStale: 409,
+	CodePolicyDenied: 403, CodeNotFound: 404, CodeNotLeader: 307, CodeNoQuorum: 503, CodeBusy: 503, CodeStale: 409,
 	CodeHalted: 503, CodeInternal: 500, CodeStatement: 403, CodeEnded: 410,
 }
 
@@ -44,11 +45,18 @@ func (c Code) Status() int {
 	return 500
 }
 
+// Known reports whether the code is one of the above: labels of metrics and
+// other lists that must not grow without end are for those only.
+func (c Code) Known() bool {
+	_, ok := statusOf[c]
+	return ok
+}
+
 // Retry reports whether the same request may succeed at another node or a
 // moment later.
 func (c Code) Retry() bool {
 	switch c {
-	case CodeNotLeader, CodeNoQuorum, CodeStale, CodeHalted:
+	case CodeNotLeader, CodeNoQuorum, CodeBusy, CodeStale, CodeHalted:
 		return true
 	}
 	return false

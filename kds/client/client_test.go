@@ -265,14 +265,21 @@ func TestDeadEndpoints(t *testing.T) {
 	})
 }
 
-// The cluster has no quorum for a while: the client waits, with growing pauses, and gets its key when it is back.
-func TestWaitsForQuorum(t *testing.T) {
+// The cluster has no quorum for a while, or more to do than it can: the client waits, with growing pauses, and gets its key
+// when it is back.
+func TestWaitsForTheCluster(t *testing.T) {
+	for _, code := range []api.Code{api.CodeNoQuorum, api.CodeBusy} {
+		t.Run(string(code), func(t *testing.T) { waitsWhile(t, code) })
+	}
+}
+
+func waitsWhile(t *testing.T, code api.Code) {
 	inSite(t, func(s *site) {
 		n := s.node("a:1")
 		start := time.Now()
 		n.service.before = func(context.Context) error {
 			if time.Since(start) < 20*time.Second {
-				return api.NewProblem(api.CodeNoQuorum, "two of three nodes are silent")
+				return api.NewProblem(code, "not now")
 			}
 			return nil
 		}

@@ -13,7 +13,7 @@
 // Replies are checked once more: a key comes with a receipt that the identity key signed for exactly this release, a
 // public key with the identity key's signature over everything it is bound to.
 //
-// Lost connections, "not_leader", "no_quorum" and other passing troubles are retried over all endpoints, with jittered
+// Lost connections, "not_leader", "no_quorum", "busy" and other passing troubles are retried over all endpoints, with jittered
 // pauses, until the caller's context ends. A refusal is final: it is an *api.Problem, and a *ratls.RefusedError as well where
 // the node refused the client in the handshake. An endpoint that does not prove to be a node of the cluster is not asked
 // again in the same call; when no endpoint is left the call fails with [ErrNode].

@@ -7,7 +7,8 @@
 // or repeated keys, and passes the bounds of its type.
 //
 // Every member answers; one that knows the leader and cannot reach it says 307 with code "not_leader" and the leader's
-// address in Location; a cluster without quorum answers 503 with code "no_quorum". A fault of the service is logged here and answered with code "internal", without detail.
+// address in Location; a cluster without quorum answers 503 with code "no_quorum", one that is full of requests with code "busy".
+// A fault of the service is logged here and answered with code "internal", without detail.
 //
 // Health, readiness and metrics are for the operator's network and live in [Admin], on a listener of its own.
 package httpapi

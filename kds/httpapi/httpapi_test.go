@@ -276,13 +276,16 @@ func TestNotLeader(t *testing.T) {
 	}
 }
 
-func TestNoQuorum(t *testing.T) {
+// What another moment may cure says when to ask again.
+func TestPassingTrouble(t *testing.T) {
 	t.Parallel()
-	s := newStand(t, func(context.Context) error { return api.NewProblem(api.CodeNoQuorum, "two of three nodes are silent") })
-	w := s.ask("POST", "/v1/keys", keyBody, &attested)
-	wantProblem(t, w, 503, api.CodeNoQuorum)
-	if w.Header().Get("Retry-After") == "" {
-		t.Error("no Retry-After")
+	for _, code := range []api.Code{api.CodeNoQuorum, api.CodeBusy} {
+		s := newStand(t, func(context.Context) error { return api.NewProblem(code, "not now") })
+		w := s.ask("POST", "/v1/keys", keyBody, &attested)
+		wantProblem(t, w, 503, code)
+		if w.Header().Get("Retry-After") != "1" {
+			t.Errorf("%s: Retry-After %q", code, w.Header().Get("Retry-After"))
+		}
 	}
 }
 
@@ -358,8 +361,11 @@ func TestMetrics(t *testing.T) {
 	s.ask("GET", "/v1/cluster/"+strings.Repeat("y", 50), "", nil)
 	s.fake.do = func(context.Context) error { return api.NewProblem("surprise", "x") }
 	s.ask("GET", "/v1/cluster", "", nil)
+	s.fake.do = func(context.Context) error { return api.NewProblem(api.CodeEnded, "x") }
+	s.ask("GET", "/v1/cluster", "", nil)
 	want := `# HELP claviger_api_requests_total Requests answered, by route and code.
 # TYPE claviger_api_requests_total counter
+claviger_api_requests_total{code="ended",route="GET /v1/cluster"} 1
 claviger_api_requests_total{code="evidence_missing",route="POST /v1/keys"} 1
 claviger_api_requests_total{code="not_found",route="none"} 2
 claviger_api_requests_total{code="ok",route="GET /v1/cluster"} 1

@@ -40,15 +40,9 @@ func (m *metrics) observe(route, code string, d time.Duration) {
 	m.seconds.WithLabelValues(route).Observe(d.Seconds())
 }
 
-// codes bounds the label: a service that invents codes must not grow the metric without end.
-var codes = map[api.Code]bool{
-	api.CodeBadRequest: true, api.CodeTooLarge: true, api.CodeEvidenceMissing: true, api.CodeEvidenceRefused: true,
-	api.CodePolicyDenied: true, api.CodeNotFound: true, api.CodeNotLeader: true, api.CodeNoQuorum: true,
-	api.CodeStale: true, api.CodeHalted: true, api.CodeInternal: true,
-}
-
+// label bounds the label: a service that invents codes must not grow the metric without end.
 func label(c api.Code) string {
-	if codes[c] {
+	if c.Known() {
 		return string(c)
 	}
 	return "other"

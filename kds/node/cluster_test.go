@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
+	"github.com/claviger/claviger/raftstore"
 )
 
 // The life of a cluster: genesis, two joins, a key, the leader's crash, the
@@ -110,6 +113,27 @@ func TestFollowersAnswer(t *testing.T) {
 		}
 		if counterValue(t, n, "claviger_raft_forwarded_total") <= forwarded || counterValue(t, leader, "claviger_raft_forwarded_taken_total") <= records {
 			t.Error("the follower has not answered by itself")
+		}
+	}
+}
+
+// What the store says is told to clients as what it is: one that is full is asked again, and one that has no majority as well,
+// but people look for different things then.
+func TestStoreErrorsKeepTheirMeaning(t *testing.T) {
+	t.Parallel()
+	kinds := []error{kds.ErrBusy, kds.ErrNoQuorum, state.ErrHalted}
+	for from, want := range map[error]error{
+		raftstore.ErrBusy: kds.ErrBusy, raftstore.ErrNoQuorum: kds.ErrNoQuorum, raftstore.ErrOutcomeUnknown: kds.ErrNoQuorum,
+		raftstore.ErrStopped: kds.ErrNoQuorum, raftstore.ErrHalted: state.ErrHalted, raftstore.ErrEntryTooLarge: nil,
+	} {
+		got := translate(fmt.Errorf("proposing: %w", from))
+		for _, kind := range kinds {
+			if errors.Is(got, kind) != (kind == want) {
+				t.Errorf("%v became %v", from, got)
+			}
+		}
+		if !errors.Is(got, from) {
+			t.Errorf("%v is lost in %v", from, got)
 		}
 	}
 }

@@ -65,7 +65,10 @@ func translate(err error) error {
 	if errors.Is(err, raftstore.ErrHalted) {
 		return errors.Join(state.ErrHalted, err)
 	}
-	if errors.Is(err, raftstore.ErrNoQuorum) || errors.Is(err, raftstore.ErrStopped) || errors.Is(err, raftstore.ErrBusy) {
+	if errors.Is(err, raftstore.ErrBusy) {
+		return errors.Join(kds.ErrBusy, err)
+	}
+	if errors.Is(err, raftstore.ErrNoQuorum) || errors.Is(err, raftstore.ErrStopped) {
 		return errors.Join(kds.ErrNoQuorum, err)
 	}
 	return err
