@@ -5,9 +5,6 @@ package main
 import (
 	"context"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/cmd/internal/daemon"
@@ -28,12 +25,7 @@ func (c *config) Resolve(dir string) error {
 	return c.Config.Resolve(dir)
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { cli.Main(run) }
 
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	s := &cli.Streams{Env: env, In: stdin, Out: stdout, Err: stderr}

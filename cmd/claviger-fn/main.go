@@ -8,9 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/ratls"
@@ -25,12 +22,7 @@ import (
 // could choose the cluster could choose one that answers with keys it knows.
 var clusterID string
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { cli.Main(run) }
 
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	s := &cli.Streams{Env: env, In: stdin, Out: stdout, Err: stderr}

@@ -15,6 +15,7 @@ import (
 	"github.com/claviger/claviger/cmd/internal/simworld"
 	"github.com/claviger/claviger/enclave"
 	"github.com/claviger/claviger/enclave/sim"
+	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/client"
 )
 
@@ -102,19 +103,37 @@ func (t *target) anyClient(endpoints ...string) (*client.Client, error) {
 	return client.New(client.Config{ClusterID: t.file.ClusterID, Endpoints: endpoints, Root: t.root, MinEpoch: t.epoch, AnyMember: true})
 }
 
-// callAny is call with a client for operators.
-func (f *clusterFlags) callAny(ctx context.Context, t *target, use func(context.Context, *client.Client) error) error {
+// sight is a cluster as an operator sees it through one of its members.
+type sight struct {
+	target   *target
+	client   *client.Client // for operators
+	now      api.Cluster    // what the member says; proved as far as client.Cluster does it
+	manifest *api.Manifest  // of now
+}
+
+// look asks a member of the target about the cluster, and uses what it says within the timeout of the flags.
+func (f *clusterFlags) look(ctx context.Context, use func(context.Context, *sight) error) error {
+	t, err := f.open()
+	if err != nil {
+		return err
+	}
 	ctx, cancel, err := f.bounded(ctx)
 	if err != nil {
 		return err
 	}
 	defer cancel()
-	c, err := t.anyClient(t.file.Endpoints...)
-	if err != nil {
+	v := &sight{target: t}
+	if v.client, err = t.anyClient(t.file.Endpoints...); err != nil {
 		return err
 	}
-	defer c.Close()
-	return use(ctx, c)
+	defer v.client.Close()
+	if v.now, err = v.client.Cluster(ctx); err != nil {
+		return err
+	}
+	if v.manifest, err = v.now.Verify(t.file.ClusterID); err != nil {
+		return err
+	}
+	return use(ctx, v)
 }
 
 // bounded returns a context that ends after the timeout of the flags.

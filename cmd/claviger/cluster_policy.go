@@ -10,7 +10,6 @@ import (
 
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/kds/api"
-	"github.com/claviger/claviger/kds/client"
 	"github.com/claviger/claviger/policy"
 )
 
@@ -113,24 +112,12 @@ func (f *policyFlags) show(cmd *cobra.Command, s *cli.Streams) error {
 	if len(f.keys)+len(f.with) > 0 || f.out != "" {
 		return cli.Usagef("--key, --with and --out go with --add or --remove")
 	}
-	t, err := f.cluster.open()
-	if err != nil {
-		return err
-	}
-	return f.cluster.callAny(cmd.Context(), t, func(ctx context.Context, c *client.Client) error {
-		now, err := c.Cluster(ctx)
+	return f.cluster.look(cmd.Context(), func(_ context.Context, v *sight) error {
+		p, err := v.now.Policy(v.manifest)
 		if err != nil {
 			return err
 		}
-		m, err := now.Verify(t.file.ClusterID)
-		if err != nil {
-			return err
-		}
-		p, err := now.Policy(m)
-		if err != nil {
-			return err
-		}
-		view := policyView{now.ClusterID.String(), p.Version, p.Epoch, p.Constraints}
+		view := policyView{v.now.ClusterID.String(), p.Version, p.Epoch, p.Constraints}
 		return s.Print(view, view.write)
 	})
 }

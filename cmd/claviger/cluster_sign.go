@@ -66,28 +66,16 @@ type change struct {
 
 // run looks at the cluster, has make say what the statement does to it, and signs and submits it as far as the flags ask.
 func (f *statementFlags) run(cmd *cobra.Command, s *cli.Streams, make func(api.Cluster, *api.Manifest) (api.AdminBody, []string, error)) error {
-	t, err := f.cluster.open()
-	if err != nil {
-		return err
-	}
-	return f.cluster.callAny(cmd.Context(), t, func(ctx context.Context, c *client.Client) error {
-		now, err := c.Cluster(ctx)
+	return f.cluster.look(cmd.Context(), func(ctx context.Context, v *sight) error {
+		body, says, err := make(v.now, v.manifest)
 		if err != nil {
 			return err
 		}
-		manifest, err := now.Verify(t.file.ClusterID)
+		ch, err := f.prepare(v.now, v.manifest, body, says)
 		if err != nil {
 			return err
 		}
-		body, says, err := make(now, manifest)
-		if err != nil {
-			return err
-		}
-		ch, err := f.prepare(now, manifest, body, says)
-		if err != nil {
-			return err
-		}
-		if err := f.sign(ctx, s, c, ch); err != nil {
+		if err := f.sign(ctx, s, v.client, ch); err != nil {
 			return err
 		}
 		ch.Next = f.next(cmd, ch)

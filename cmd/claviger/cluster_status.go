@@ -10,7 +10,6 @@ import (
 
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/kds/api"
-	"github.com/claviger/claviger/kds/client"
 )
 
 func clusterStatusCommand(s *cli.Streams) *cobra.Command {
@@ -22,16 +21,8 @@ list of members is what the answering node believes. How far members are behind 
 		Example: "  claviger cluster status --sim tour/world.json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			t, err := cluster.open()
-			if err != nil {
-				return err
-			}
-			return cluster.callAny(cmd.Context(), t, func(ctx context.Context, c *client.Client) error {
-				reply, err := c.Cluster(ctx)
-				if err != nil {
-					return err
-				}
-				reply = fromLeader(ctx, t, reply)
+			return cluster.look(cmd.Context(), func(ctx context.Context, v *sight) error {
+				reply := v.fromLeader(ctx)
 				return s.Print(reply, func(w io.Writer) { writeCluster(w, reply) })
 			})
 		},
@@ -41,22 +32,22 @@ list of members is what the answering node believes. How far members are behind 
 }
 
 // fromLeader asks the leader, who knows more, if it can be reached; else the first answer does.
-func fromLeader(ctx context.Context, t *target, first api.Cluster) api.Cluster {
-	i := slices.IndexFunc(first.Members, func(m api.Member) bool { return m.Leader })
-	if i < 0 || first.Members[i].Lag != nil {
-		return first
+func (v *sight) fromLeader(ctx context.Context) api.Cluster {
+	i := slices.IndexFunc(v.now.Members, func(m api.Member) bool { return m.Leader })
+	if i < 0 || v.now.Members[i].Lag != nil {
+		return v.now
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
 	defer cancel()
-	c, err := t.anyClient(first.Members[i].APIAddr)
+	c, err := v.target.anyClient(v.now.Members[i].APIAddr)
 	if err != nil {
-		return first
+		return v.now
 	}
 	defer c.Close()
 	if reply, err := c.Cluster(ctx); err == nil {
 		return reply
 	}
-	return first
+	return v.now
 }
 
 func writeCluster(w io.Writer, c api.Cluster) {

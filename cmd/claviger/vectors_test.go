@@ -222,23 +222,25 @@ func TestReferenceNegatives(t *testing.T) {
 	for i := range negatives.Cases {
 		lines = append(lines, negatives.Cases[i].write(t, dir, out, named))
 	}
-	refused := 0
+	refused, byIntel := 0, 0
 	for i, got := range runBatch(t, dir, lines) {
 		n := &negatives.Cases[i]
+		if !got.OK {
+			refused++
+		}
 		if !n.intelRefuses() {
 			continue // being stricter than Intel is fine, and attest's own tests say where it is meant
 		}
+		byIntel++
 		if got.OK {
 			t.Errorf("%s: accepted with status %s; Intel says %+v", n.ID, got.Status, n.Intel)
-		} else {
-			refused++
 		}
 	}
-	if refused == 0 {
-		t.Error("no negative ran")
+	if byIntel == 0 {
+		t.Error("no negative ran that Intel refuses")
 	}
-	t.Logf("reference negatives through quote verify --batch: %d refused of %d, %d of them refused by Intel",
-		refused, len(negatives.Cases), refused)
+	t.Logf("reference negatives through quote verify --batch: %d of %d refused; Intel's library refuses %d of them",
+		refused, len(negatives.Cases), byIntel)
 }
 
 var negativeKeys = map[string]string{

@@ -7,10 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/cmd/internal/cli"
@@ -23,12 +20,7 @@ import (
 // clusterID may pin a cluster in the measured binary: go build -ldflags "-X main.clusterID=<64 hex digits>".
 var clusterID string
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { cli.Main(run) }
 
 func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	s := &cli.Streams{Env: env, In: stdin, Out: stdout, Err: stderr}

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -38,6 +41,14 @@ func (e *UsageError) Unwrap() error { return e.Err }
 
 // Usagef makes a UsageError. The sentence says what to do.
 func Usagef(format string, args ...any) error { return &UsageError{fmt.Errorf(format, args...)} }
+
+// Main runs a binary with the world of its process until SIGINT or SIGTERM, and exits with its code.
+func Main(run func(ctx context.Context, args, env []string, stdin io.Reader, stdout, stderr io.Writer) int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
 
 // Run executes the command tree below root with args and returns the exit code. It adds the --json flag, reports the
 // error if there is one, and treats everything cobra refuses before a command starts as wrong usage.

@@ -29,3 +29,13 @@ func TestStores(t *testing.T) {
 	t.Parallel()
 	archivetest.Stores(t, kind, nil)
 }
+
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	archivetest.Full(t, kind)
+}
+
+func TestShortWrite(t *testing.T) {
+	t.Parallel()
+	archivetest.ShortWrite(t, kind)
+}

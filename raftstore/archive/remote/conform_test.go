@@ -153,3 +153,13 @@ func TestConform(t *testing.T) {
 		})
 	}
 }
+
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	archivetest.Full(t, kindFile)
+}
+
+func TestShortWrite(t *testing.T) {
+	t.Parallel()
+	archivetest.ShortWrite(t, kindFile)
+}
