@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
@@ -34,10 +35,11 @@ const (
 // survivor is one address at which an old server may live.
 type survivor struct {
 	addr       string
-	a          *inspected // what it holds; nil or with a Problem while that is not known
-	generation uint64     // newest root generation that it holds
-	stopped    bool       // it has said, over a channel to its key, that it is stopped for good
-	gave       bool       // and has handed over its secrets
+	a          *inspected       // what it holds; nil or with a Problem while that is not known
+	verified   *attest.Verified // its evidence, when it was last visited
+	generation uint64           // newest root generation that it holds
+	stopped    bool             // it has said, over a channel to its key, that it is stopped for good
+	gave       bool             // and has handed over its secrets
 }
 
 // known reports whether its history is here.
@@ -102,7 +104,7 @@ func (r *recovery) visit(ctx context.Context, s *survivor, a *inspected) error {
 		return errors.New("it is not in the configuration that its log ends with: the cluster went on without it")
 	}
 	a.report.Kind = KindAlive
-	s.generation, s.stopped = head.Generation, s.stopped || head.Stopped
+	s.verified, s.generation, s.stopped = peer.Verified, head.Generation, s.stopped || head.Stopped
 	if s.stopped {
 		a.report.Kind = KindStopped
 	}
@@ -271,10 +273,49 @@ func (r *recovery) openArchives(ctx context.Context) {
 	}
 }
 
+// leaveOut takes the word from survivors of code that operators have expelled: it
+// was accepted by a policy of before, and some history shows a newer one, signed.
+// Neither what such a server holds nor that it has stopped is believed.
+func (r *recovery) leaveOut() {
+	learn := func(a *inspected) {
+		if a == nil || a.report.Problem != "" {
+			return
+		}
+		signed := a.machine.View().NodePolicySigned
+		if p, err := api.ParseNodePolicy(r.manifest, r.n.cfg.ClusterID, signed); err == nil {
+			r.n.learnPolicy(p, signed)
+		}
+	}
+	for _, a := range r.disks {
+		learn(a)
+	}
+	for _, s := range r.alive {
+		learn(s.a)
+	}
+	p := r.n.policy(r.manifest)
+	for _, s := range r.alive {
+		if err := s.fits(p.Constraints, r.n.judge.Now()); err != nil {
+			s.a.unusable(fmt.Errorf("the operators have expelled its code, by version %d of the node policy, which another history shows: %w", p.Version, err))
+		}
+	}
+}
+
+// fits refuses a survivor whose code the policy does not accept.
+func (s *survivor) fits(constraints []string, now time.Time) error {
+	if !s.known() {
+		return nil
+	}
+	if err := checkConstraints(constraints, s.verified, now); errors.Is(err, errCode) {
+		return err
+	}
+	return nil
+}
+
 // gather puts together all histories that count now: a server that lives speaks
 // for itself, and its own archive says nothing beyond it.
 func (r *recovery) gather(ctx context.Context) {
 	r.openArchives(ctx)
+	r.leaveOut()
 	r.archives = nil
 	for _, s := range r.alive {
 		if s.a != nil {
@@ -292,7 +333,7 @@ func (r *recovery) gather(ctx context.Context) {
 	r.compare()
 }
 
-// addresses checks the survivors' addresses.
+// checkSurvivors checks number and form of the survivors' addresses.
 func (r *Recovery) checkSurvivors() error {
 	if len(r.Survivors) > MaxSurvivors {
 		return fmt.Errorf("%w: Recovery: %d survivors, at most %d", ErrConfig, len(r.Survivors), MaxSurvivors)

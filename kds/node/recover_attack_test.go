@@ -140,7 +140,7 @@ func TestRecoveryRefuses(t *testing.T) {
 		}, api.ErrRecovery, "cluster"},
 		"a source that was not shown": {func(r *Recovery) {
 			r.Approve = c.approve(func(_ *RecoveryReport, s *api.RecoveryStatement) { s.Source.ServerID = api.ID{9} })
-		}, ErrRecovery, "no archive of server"},
+		}, ErrRecovery, "no history of server"},
 		"a source with another state": {func(r *Recovery) {
 			r.Approve = c.approve(func(_ *RecoveryReport, s *api.RecoveryStatement) { s.Source.StateSHA256[0] ^= 1 })
 		}, ErrRecovery, "not the one that the operators have signed"},

@@ -75,7 +75,7 @@ func (r *recovery) judge(ctx context.Context, o *accepted, stopped bool) error {
 	}
 	a := r.archive(s.Source.ServerID)
 	if a == nil {
-		return fmt.Errorf("%w: no archive of server %.16s has been read", ErrRecovery, s.Source.ServerID)
+		return fmt.Errorf("%w: no history of server %.16s can be used%s", ErrRecovery, s.Source.ServerID, r.whyNot(s.Source.ServerID))
 	}
 	if s.Source != a.report.Source() {
 		return fmt.Errorf("%w: the archive of server %.16s is not the one that the operators have signed", ErrRecovery, s.Source.ServerID)
@@ -91,6 +91,16 @@ func (r *recovery) judge(ctx context.Context, o *accepted, stopped bool) error {
 		return err
 	}
 	return r.prepare(ctx, o, a)
+}
+
+// whyNot is what is wrong with the histories of a server, if there are any.
+func (r *recovery) whyNot(id api.ID) (why string) {
+	for _, a := range r.archives {
+		if a.server == id && a.report.Problem != "" {
+			why += ": " + a.report.Problem
+		}
+	}
+	return why
 }
 
 // checkEpoch refuses an epoch that has been, as far as anything shown here knows:
