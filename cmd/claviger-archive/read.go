@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/claviger/claviger/raftstore/archive/bolt"
+	"github.com/claviger/claviger/raftstore/archive/file"
 	"github.com/claviger/claviger/raftstore/archive/remote"
 )
 
@@ -24,7 +25,7 @@ const (
 	maxReaderIdle   = 30 * time.Second // without a record
 )
 
-// printRecords writes each record of a database behind its length, 4 bytes, big endian.
+// printRecords writes each record of a database behind its length, 4 bytes, big endian: file.Frames reads that.
 func printRecords(w io.Writer, dir string) error {
 	out := bufio.NewWriterSize(w, 1<<20)
 	for record, err := range bolt.Records(dir) {
@@ -66,12 +67,17 @@ func isolated(ctx context.Context, idle time.Duration, name string, args ...stri
 			late.Store(true)
 			cancel()
 		})
-		more, err := readFramed(bufio.NewReaderSize(stdout, 1<<20), func(record []byte, err error) bool {
+		more := true
+		for record, bad := range file.Frames(bufio.NewReaderSize(stdout, 1<<20)) {
+			if err = bad; err != nil {
+				break
+			}
 			watch.Stop() // whoever takes the record may take its time
-			ok := yield(record, err)
+			if more = yield(record, nil); !more {
+				break
+			}
 			watch.Reset(idle)
-			return ok
-		})
+		}
 		watch.Stop()
 		if !more || err != nil {
 			cancel() // it may be waiting to write more
@@ -88,29 +94,6 @@ func isolated(ctx context.Context, idle time.Duration, name string, args ...stri
 		}
 		if err != nil {
 			yield(nil, err)
-		}
-	}
-}
-
-// readFramed is the reverse of printRecords; more is false once yield has had enough.
-func readFramed(r io.Reader, yield func([]byte, error) bool) (more bool, err error) {
-	for {
-		var size [4]byte
-		if _, err := io.ReadFull(r, size[:]); errors.Is(err, io.EOF) {
-			return true, nil
-		} else if err != nil {
-			return true, err
-		}
-		n := binary.BigEndian.Uint32(size[:])
-		if n == 0 || n > remote.MaxRecord {
-			return true, remote.ErrRecordSize
-		}
-		record := make([]byte, n)
-		if _, err := io.ReadFull(r, record); err != nil {
-			return true, err
-		}
-		if !yield(record, nil) {
-			return false, nil
 		}
 	}
 }

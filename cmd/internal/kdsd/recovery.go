@@ -10,15 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/cmd/internal/clusterfile"
 	"github.com/claviger/claviger/cmd/internal/daemon"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/node"
-	"github.com/claviger/claviger/raftstore"
 	"github.com/claviger/claviger/raftstore/archive/file"
 	"github.com/claviger/claviger/raftstore/archive/remote"
 )
@@ -58,47 +55,26 @@ func (r *Recovery) resolve(dir string) {
 func (r *Recovery) archiveDirs() ([]string, error) {
 	var all []string
 	for _, dir := range r.Archives {
-		if _, err := raftstore.ParseServerID(filepath.Base(dir)); err == nil {
+		if _, _, ok := remote.Split(dir); ok {
 			all = append(all, dir)
 			continue
 		}
-		below, err := archivesBelow(dir)
+		data := remote.Directory{Root: dir}
+		below, err := data.List()
 		if err != nil {
 			return nil, fmt.Errorf("%w: recovery.archives: %w; where directories cannot be listed, name each archive by itself", daemon.ErrConfig, err)
 		}
 		if len(below) == 0 {
-			return nil, fmt.Errorf("%w: recovery.archives: %s is not named after a server id, and holds no directory that is", daemon.ErrConfig, dir)
+			return nil, fmt.Errorf("%w: recovery.archives: there is no archive in %s, which is not named after a server id itself", daemon.ErrConfig, dir)
 		}
-		all = append(all, below...)
+		for _, name := range below {
+			all = append(all, data.Dir(name))
+		}
 	}
 	if len(all) == 0 && len(r.Survivors) == 0 {
 		return nil, fmt.Errorf("%w: recovery.archives is empty; list the data directories of all old nodes, or live ones in recovery.survivors", daemon.ErrConfig)
 	}
 	return all, nil
-}
-
-// archivesBelow lists the archives in a data directory, and in its directories of later attempts.
-func archivesBelow(dir string) ([]string, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var found []string
-	for _, e := range entries {
-		if !e.IsDir() {
-			continue
-		}
-		if _, err := raftstore.ParseServerID(e.Name()); err == nil {
-			found = append(found, filepath.Join(dir, e.Name()))
-		} else if strings.HasPrefix(e.Name(), "attempt-") {
-			more, err := archivesBelow(filepath.Join(dir, e.Name()))
-			if err != nil {
-				return nil, err
-			}
-			found = append(found, more...)
-		}
-	}
-	return found, nil
 }
 
 // maxGenerations bounds the search for wrapped roots beside an archive.
@@ -107,9 +83,9 @@ const maxGenerations = 256
 // beside finds wrapped roots and final checkpoints in the data directories of archives.
 func beside(dirs []string) (wrapped, finals []string) {
 	for _, dir := range dirs {
-		data := filepath.Dir(dir)
-		if strings.HasPrefix(filepath.Base(data), "attempt-") {
-			data = filepath.Dir(data)
+		data, archive, ok := remote.Split(dir)
+		if !ok {
+			continue
 		}
 		for g := uint64(1); g <= maxGenerations; g++ {
 			name := filepath.Join(data, node.WrappedFile(g))
@@ -117,10 +93,8 @@ func beside(dirs []string) (wrapped, finals []string) {
 				wrapped = append(wrapped, name)
 			}
 		}
-		if id, err := api.ParseID(filepath.Base(dir)); err == nil {
-			if name := filepath.Join(data, node.FinalFile(id)); exists(name) {
-				finals = append(finals, name)
-			}
+		if name := filepath.Join(data, node.FinalFile(api.ID(archive.Server))); exists(name) {
+			finals = append(finals, name)
 		}
 	}
 	return wrapped, finals
@@ -187,24 +161,11 @@ func (c *Config) records(p Platform) node.Records {
 		return file.Records
 	case archiveRemote:
 		return func(dir string) iter.Seq2[[]byte, error] {
-			return remote.Records(context.Background(), c.ArchiveServer, remoteName(dir), remote.Options{})
+			_, name, _ := remote.Split(dir) // the zero name of anything else is refused
+			return remote.Records(context.Background(), c.ArchiveServer, name, remote.Options{})
 		}
 	}
 	return p.Records[c.Archive]
-}
-
-// remoteName is what a server calls the archive in a directory; a name that it refuses for anything else.
-func remoteName(dir string) remote.Name {
-	name := remote.Name{Attempt: 1}
-	if id, err := raftstore.ParseServerID(filepath.Base(dir)); err == nil {
-		name.Server = id
-	}
-	if text, later := strings.CutPrefix(filepath.Base(filepath.Dir(dir)), "attempt-"); later {
-		if n, err := strconv.ParseUint(text, 10, 16); err == nil {
-			name.Attempt = uint16(n)
-		}
-	}
-	return name
 }
 
 func unique(list []string) []string {

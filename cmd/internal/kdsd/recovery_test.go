@@ -59,19 +59,6 @@ func TestRecoveryFindsArchives(t *testing.T) {
 	}
 }
 
-func TestRemoteNames(t *testing.T) {
-	t.Parallel()
-	if n := remoteName("data/" + one.String()); n.Server != one || n.Attempt != 1 {
-		t.Errorf("%+v", n)
-	}
-	if n := remoteName("data/attempt-3/" + two.String()); n.Server != two || n.Attempt != 3 {
-		t.Errorf("%+v", n)
-	}
-	if n := remoteName("data/attempt-3/x"); !n.Server.IsZero() {
-		t.Errorf("%+v", n)
-	}
-}
-
 func TestModes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

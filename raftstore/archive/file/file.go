@@ -259,7 +259,12 @@ func Records(dir string) iter.Seq2[[]byte, error] {
 				yield(nil, fmt.Errorf("archive/file: %w", err))
 				return
 			}
-			more := readSegment(bufio.NewReader(f), yield)
+			more := true
+			for record, err := range Frames(bufio.NewReader(f)) {
+				if more = yield(record, err) && err == nil; !more {
+					break
+				}
+			}
 			f.Close()
 			if !more {
 				return
@@ -268,27 +273,37 @@ func Records(dir string) iter.Seq2[[]byte, error] {
 	}
 }
 
-func readSegment(r io.Reader, yield func([]byte, error) bool) bool {
-	for {
-		var head [4]byte
-		if _, err := io.ReadFull(r, head[:]); err == io.EOF {
-			return true
-		} else if err != nil {
-			yield(nil, ErrTorn)
-			return false
-		}
-		n := binary.BigEndian.Uint32(head[:])
-		if n == 0 || n > MaxRecord {
-			yield(nil, ErrTorn)
-			return false
-		}
-		record := make([]byte, n)
-		if _, err := io.ReadFull(r, record); err != nil {
-			yield(nil, ErrTorn)
-			return false
-		}
-		if !yield(record, nil) {
-			return false
+// Frames reads records as a file of an archive has them, each behind its length,
+// until r ends. An error ends it: ErrTorn, beside the reason. It takes memory for
+// one record at a time.
+func Frames(r io.Reader) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		for {
+			record, err := frame(r)
+			if err == io.EOF || !yield(record, err) || err != nil {
+				return
+			}
 		}
 	}
+}
+
+// frame reads one record; io.EOF says that there is none.
+func frame(r io.Reader) ([]byte, error) {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err == io.EOF {
+		return nil, err
+	} else if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrTorn, err)
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n == 0 || n > MaxRecord {
+		return nil, fmt.Errorf("%w: %d bytes; %w", ErrTorn, n, ErrRecordSize)
+	}
+	record := make([]byte, n)
+	if _, err := io.ReadFull(r, record); errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: %w", ErrTorn, io.ErrUnexpectedEOF)
+	} else if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrTorn, err)
+	}
+	return record, nil
 }

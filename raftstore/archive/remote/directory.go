@@ -41,6 +41,27 @@ func (d Directory) root(name Name) string {
 	return filepath.Join(d.Root, attemptPrefix+strconv.Itoa(int(name.Attempt)))
 }
 
+// Split is the reverse of Dir: the Root below which the archive in dir lies, and
+// its name. It is not ok for a path that is no archive's.
+func Split(dir string) (root string, name Name, ok bool) {
+	id, err := raftstore.ParseServerID(filepath.Base(dir))
+	if err != nil {
+		return "", Name{}, false
+	}
+	root = filepath.Dir(dir)
+	if n, ok := attempt(filepath.Base(root)); ok {
+		return filepath.Dir(root), Name{Attempt: n, Server: id}, true
+	}
+	return root, Name{Attempt: 1, Server: id}, true
+}
+
+// attempt reads the name of a directory of later attempts.
+func attempt(base string) (uint16, bool) {
+	digits, ok := strings.CutPrefix(base, attemptPrefix)
+	n, err := strconv.ParseUint(digits, 10, 16)
+	return uint16(n), ok && err == nil && n >= 2 && digits == strconv.Itoa(int(n))
+}
+
 // Create implements Backend.
 func (d Directory) Create(name Name) (raftstore.Archive, error) {
 	if _, err := os.Lstat(d.Dir(name)); err == nil {
@@ -68,12 +89,11 @@ func (d Directory) List() ([]Name, error) {
 		return nil, fmt.Errorf("archive/remote: %w", err)
 	}
 	for _, e := range entries {
-		digits, ok := strings.CutPrefix(e.Name(), attemptPrefix)
-		n, err := strconv.ParseUint(digits, 10, 16)
-		if !ok || err != nil || n < 2 || digits != strconv.Itoa(int(n)) {
+		n, ok := attempt(e.Name())
+		if !ok {
 			continue
 		}
-		more, err := list(filepath.Join(d.Root, e.Name()), uint16(n))
+		more, err := list(filepath.Join(d.Root, e.Name()), n)
 		if err != nil {
 			return nil, err
 		}

@@ -65,6 +65,97 @@ func frames(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 var seedName = Name{Attempt: 1, Server: [32]byte{1}}
 
+// trickle fails the test when room is made for more than arrived so far, and some.
+type trickle struct {
+	t     *testing.T
+	r     *bytes.Reader
+	given int
+}
+
+func (r *trickle) Read(p []byte) (int, error) {
+	if len(p) > max(r.given, growth) {
+		r.t.Fatalf("room for %d bytes was made when %d had arrived", len(p), r.given)
+	}
+	n, err := r.r.Read(p)
+	r.given += n
+	return n, err
+}
+
+// FuzzFrame: whatever arrives, on either side, a frame takes memory as its bytes arrive, has a payload within the bounds of
+// its type and one encoding; and so has what is in it.
+func FuzzFrame(f *testing.F) {
+	batch := appendRecord(appendRecord(nil, []byte("one")), []byte("two"))
+	f.Add(frames(appendFrame(nil, frameCreate, hello(&seedName)), appendFrame(nil, frameList, hello(nil))))
+	f.Add(frames(appendFrame(nil, frameBatch, batch), appendCount(nil, frameEnd, 2), appendFrame(nil, frameNames, seedName.append(nil))))
+	f.Add(frames(appendCount(nil, frameDone, 1<<63), appendFrame(nil, frameFault, fault(ErrBusy))))
+	f.Add(appendFrame(nil, frameAppend, make([]byte, 3*growth)))
+	f.Add([]byte{0x00, 0x07, 0xff, 0xff, byte(frameAppend), 1, 2, 3})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, byte(frameNames)})
+	all := []frameType{frameCreate, frameAppend, frameSync, frameCut, frameDrop, frameClose, frameRecords, frameList,
+		frameDone, frameFault, frameBatch, frameNames, frameEnd}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r, again := &trickle{t: t, r: bytes.NewReader(raw)}, []byte(nil)
+		for {
+			kind, payload, err := readFrame(r, nil, all...)
+			if errors.Is(err, io.EOF) && len(again) != len(raw) || err != nil && payload != nil {
+				t.Fatalf("%d bytes of %d, %d of a payload, then %v", len(again), len(raw), len(payload), err)
+			}
+			if err != nil {
+				return
+			}
+			if again = appendFrame(again, kind, payload); !bytes.HasPrefix(raw, again) {
+				t.Fatalf("a frame of type %d has two encodings", kind)
+			}
+			inside(t, kind, payload)
+		}
+	})
+}
+
+// inside parses a payload and encodes it again.
+func inside(t *testing.T, kind frameType, payload []byte) {
+	t.Helper()
+	var again []byte
+	switch kind {
+	case frameAppend, frameBatch:
+		for rest := payload; len(rest) > 0; {
+			record, more, err := nextRecord(rest)
+			if err != nil {
+				return
+			}
+			if len(record) == 0 || len(record) > MaxRecord {
+				t.Fatalf("a record of %d bytes", len(record))
+			}
+			again, rest = appendRecord(again, record), more
+		}
+	case frameNames:
+		names, err := appendNames(nil, payload)
+		if err != nil {
+			return
+		}
+		for _, n := range names {
+			again = n.append(again)
+		}
+	case frameCreate, frameRecords, frameList:
+		name, err := parseHello(payload)
+		if err != nil {
+			return
+		}
+		if again = hello(nil); kind != frameList {
+			again = hello(&name)
+		}
+	case frameFault:
+		if text := parseFault(payload).Error(); len(text) > 2*maxText || printable(text) != text {
+			t.Fatalf("a fault says %q", text)
+		}
+		return
+	default:
+		again = payload
+	}
+	if !bytes.Equal(again, payload) {
+		t.Fatalf("a payload of type %d has two encodings", kind)
+	}
+}
+
 // FuzzServer: whatever a client sends, the server answers in well-formed frames, keeps to its bounds and does not panic.
 func FuzzServer(f *testing.F) {
 	batch := appendRecord(appendRecord(nil, []byte("one")), []byte("two"))
