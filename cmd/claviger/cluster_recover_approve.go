@@ -26,7 +26,8 @@ type recoverApproveFlags struct {
 	read                     string // the hash of what the operator has read
 	epoch                    uint64
 	stopped, destroyed, lost []string
-	acceptFork               bool
+	acceptServers            bool // that lost servers may go on
+	acceptEntries            bool // that another history is lost
 	keys, with               []string
 }
 
@@ -36,9 +37,12 @@ func recoverApproveCommand(s *cli.Streams) *cobra.Command {
 		Use: "approve", Short: "Sign which archive the new epoch continues",
 		Long: `Verifies a report as inspect does, and signs the statement that opens the new epoch: which archive it continues (--source), in the one
 enclave that wrote the report, and what became of every server of the old epoch. A server is --stopped if its signed final
-checkpoint was shown to the enclave, or if it lives: then this statement stops it, and its answer is the proof. It is --destroyed if you have seen to it that it runs no more, --lost if you do not know; with a
-lost one, --accept-fork signs in words that its clients may be answered from the past, and that what it acknowledges is lost.
+checkpoint was shown to the enclave, or if it lives: then this statement stops it, and its answer is the proof. It is --destroyed if you have seen to it that it runs no more, --lost if you do not know.
 "all" stands for all servers that are not named otherwise.
+
+What a recovery costs is accepted in words, which are signed, and never more than it costs. With a server that is --lost,
+--accept-lost-servers: its clients may be answered from the past, and what it acknowledges is lost. With a source that is not the
+newest, that forks, or that an epoch was opened after, --accept-lost-entries: what was acknowledged there only is lost. Neither stands for the other.
 
 Without --key nothing is signed: read first. With --key goes --statement, the hash of the statement that you have read, so that
 nobody swaps the report in between.
@@ -60,7 +64,8 @@ Beside the key, in KEY.epochs, is kept which epoch was signed last: an operator 
 	flags.StringSliceVar(&f.stopped, "stopped", nil, "`server` whose final checkpoint was shown, or that lives and is to stop; may be repeated")
 	flags.StringSliceVar(&f.destroyed, "destroyed", nil, "`server` that runs no more; may be repeated")
 	flags.StringSliceVar(&f.lost, "lost", nil, "`server` of which nobody knows; may be repeated")
-	flags.BoolVar(&f.acceptFork, "accept-fork", false, "accept in words that an old server may go on, or that a newer archive is left behind")
+	flags.BoolVar(&f.acceptServers, "accept-lost-servers", false, "accept in words that a server which is --lost may go on")
+	flags.BoolVar(&f.acceptEntries, "accept-lost-entries", false, "accept in words that a history which the source leaves behind is lost")
 	flags.StringVar(&f.read, "statement", "", "`hash` of the statement that you have read, as printed without --key, 16 or more digits of it; needed to sign")
 	flags.StringArrayVar(&f.keys, "key", nil, "`file` with an operator's secret key")
 	flags.StringArrayVar(&f.with, "with", nil, "`file` with approvals of other operators; may be repeated")
@@ -137,11 +142,28 @@ func (f *recoverApproveFlags) statement(l *loaded) (*api.RecoveryStatement, erro
 	if st.Epoch <= newest {
 		return nil, cli.Usagef("--epoch %d: epoch %d has been; choose a higher one", st.Epoch, newest)
 	}
-	if f.acceptFork {
-		st.AcceptFork = api.AcceptForkSentence
+	if st.Old, err = f.fates(l); err != nil {
+		return nil, err
 	}
-	st.Old, err = f.fates(l)
-	return st, err
+	st.Accept = api.Accept(f.acceptServers, f.acceptEntries)
+	return st, f.checkAccepted(st.Old, a)
+}
+
+// checkAccepted wants the operator to accept what this recovery costs, and nothing else: words that were not needed when they
+// were signed would stand for what comes later.
+func (f *recoverApproveFlags) checkAccepted(old []api.OldServer, source *node.ArchiveReport) error {
+	at := slices.IndexFunc(old, func(o api.OldServer) bool { return o.Fate == api.FateLost })
+	switch {
+	case at >= 0 && !f.acceptServers:
+		return cli.Usagef("server %.16s of slot %s is lost: it may go on answering those who have not seen the new epoch; sign that you accept it with --accept-lost-servers", old[at].ServerID, old[at].Slot)
+	case at < 0 && f.acceptServers:
+		return cli.Usagef("--accept-lost-servers: you say of no server that it is lost; what a source leaves behind is accepted with --accept-lost-entries")
+	case source.Leaves != "" && !f.acceptEntries:
+		return cli.Usagef("%s; choose another --source, or sign with --accept-lost-entries that what was acknowledged there only is lost", source.Leaves)
+	case source.Leaves == "" && f.acceptEntries:
+		return cli.Usagef("--accept-lost-entries: this source leaves nothing behind that the enclave was shown; that a lost server may go on is accepted with --accept-lost-servers")
+	}
+	return nil
 }
 
 // everyServer stands for all that no flag names.
@@ -285,8 +307,8 @@ func difference(raw []byte, ours *api.RecoveryStatement) string {
 		return fmt.Sprintf("theirs opens epoch %d, yours epoch %d", theirs.Epoch, ours.Epoch)
 	case theirs.Source != ours.Source:
 		return fmt.Sprintf("theirs continues the archive of %.16s, yours that of %.16s", theirs.Source.ServerID, ours.Source.ServerID)
-	case theirs.AcceptFork != ours.AcceptFork:
-		return "one of them accepts a fork"
+	case theirs.Accept != ours.Accept:
+		return "they accept other losses"
 	}
 	return "they say other things about the old servers"
 }
@@ -304,8 +326,11 @@ func (v *statementView) write(w io.Writer) {
 	for _, o := range old {
 		table.add("old server", "%-8s  %-9s  %s", o.Slot, o.Fate, o.ServerID)
 	}
-	if st.AcceptFork != "" {
-		table.add("ACCEPTED", "%s", st.AcceptFork)
+	if st.AcceptsServers() {
+		table.add("ACCEPTED", "%s", api.AcceptServersSentence)
+	}
+	if st.AcceptsEntries() {
+		table.add("ACCEPTED", "%s", api.AcceptEntriesSentence)
 	}
 	table.add("statement", "SHA-256 %s", v.SHA256)
 	fmt.Fprintln(w)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/node"
 )
 
 // An operator signs an epoch once, and never a lower one, and never for a node policy below one that was seen; the memory is
@@ -64,6 +65,36 @@ func TestEpochMemory(t *testing.T) {
 	}
 	if _, err := readMemory(s, key); err == nil {
 		t.Error("an unreadable memory counts as none")
+	}
+}
+
+// What a recovery costs is accepted in words, and nothing else is: neither flag stands for the other, and none is taken on stock.
+func TestAcceptedLosses(t *testing.T) {
+	t.Parallel()
+	whole, behind := &node.ArchiveReport{}, &node.ArchiveReport{Leaves: "the history of server 01 is not the newest"}
+	for name, c := range map[string]struct {
+		fate             string
+		source           *node.ArchiveReport
+		servers, entries bool
+		say              string // empty: accepted
+	}{
+		"nothing lost":                     {api.FateDestroyed, whole, false, false, ""},
+		"a lost server":                    {api.FateLost, whole, false, false, "--accept-lost-servers"},
+		"a lost server, accepted":          {api.FateLost, whole, true, false, ""},
+		"a lost server, the other words":   {api.FateLost, whole, false, true, "--accept-lost-servers"},
+		"lost entries":                     {api.FateDestroyed, behind, false, false, "--accept-lost-entries"},
+		"lost entries, accepted":           {api.FateDestroyed, behind, false, true, ""},
+		"lost entries, the other words":    {api.FateLost, behind, true, false, "--accept-lost-entries"},
+		"both":                             {api.FateLost, behind, true, true, ""},
+		"no server is lost, and the words": {api.FateStopped, whole, true, false, "of no server that it is lost"},
+		"no entry is lost, and the words":  {api.FateStopped, whole, false, true, "leaves nothing behind"},
+		"one of them, and both words":      {api.FateLost, whole, true, true, "leaves nothing behind"},
+	} {
+		f := recoverApproveFlags{acceptServers: c.servers, acceptEntries: c.entries}
+		err := f.checkAccepted([]api.OldServer{{Slot: "a", Fate: api.FateDestroyed}, {Slot: "b", Fate: c.fate}}, c.source)
+		if (err == nil) != (c.say == "") || err != nil && !strings.Contains(err.Error(), c.say) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

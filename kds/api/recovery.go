@@ -5,14 +5,36 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // RecoveryLabel begins every statement that opens a new epoch.
 const RecoveryLabel = "claviger/recovery/v1"
 
-// AcceptForkSentence is what operators sign when they cannot say that a server
-// of the old epoch is stopped or destroyed.
-const AcceptForkSentence = "A server of the old epoch may still run. We accept that it may go on answering those who have not seen the new epoch, and that what it acknowledges is lost."
+// What operators sign, in these words, when a recovery costs something. They are
+// two things: who accepts one has not accepted the other.
+const (
+	// AcceptServersSentence is for a server of the old epoch of which they cannot
+	// say that it is stopped or destroyed.
+	AcceptServersSentence = "A server of the old epoch may still run. We accept that it may go on answering those who have not seen the new epoch, and that what it acknowledges is lost."
+	// AcceptEntriesSentence is for a source beside which the recovering enclave was
+	// shown more: a newer history, one with other committed entries, or a later epoch.
+	AcceptEntriesSentence = "The history that we continue is not the newest that was shown, or something was committed beside it. We accept that what was acknowledged there, and is not in this history, is lost."
+)
+
+// Accept is what a statement says the operators accept: nothing, lost servers,
+// lost entries, or both.
+func Accept(servers, entries bool) string {
+	switch {
+	case servers && entries:
+		return AcceptServersSentence + " " + AcceptEntriesSentence
+	case servers:
+		return AcceptServersSentence
+	case entries:
+		return AcceptEntriesSentence
+	}
+	return ""
+}
 
 // What became of a server of the old epoch.
 const (
@@ -58,7 +80,18 @@ type RecoveryStatement struct {
 	Source     RecoverySource `json:"source"`
 	Enclave    ID             `json:"enclave"` // server id of the recovering boot: else a host opens one statement in two enclaves
 	Old        []OldServer    `json:"old"`     // sorted by server id, distinct
-	AcceptFork string         `json:"accept_fork"`
+	Accept     string         `json:"accept"`  // see the function of that name
+}
+
+// AcceptsServers reports whether the operators accept that lost servers may go on.
+func (s *RecoveryStatement) AcceptsServers() bool {
+	return strings.HasPrefix(s.Accept, AcceptServersSentence)
+}
+
+// AcceptsEntries reports whether the operators accept that a history beside the
+// source is lost.
+func (s *RecoveryStatement) AcceptsEntries() bool {
+	return strings.HasSuffix(s.Accept, AcceptEntriesSentence)
 }
 
 // check reports what is wrong with the statement by itself.
@@ -76,8 +109,8 @@ func (s *RecoveryStatement) check() error {
 		return fmt.Errorf("%w: epoch %d; epochs end at %d, beyond which no archive could be opened again", ErrRecovery, s.Epoch, MaxEpoch)
 	case s.Generation < 2:
 		return fmt.Errorf("%w: a new epoch has a new root generation", ErrRecovery)
-	case s.AcceptFork != "" && s.AcceptFork != AcceptForkSentence:
-		return fmt.Errorf("%w: the fork is accepted in the fixed words or not at all", ErrRecovery)
+	case s.Accept != Accept(s.AcceptsServers(), s.AcceptsEntries()):
+		return fmt.Errorf("%w: a loss is accepted in the fixed words or not at all", ErrRecovery)
 	}
 	return s.checkOld()
 }
@@ -94,8 +127,8 @@ func (s *RecoveryStatement) checkOld() error {
 			return fmt.Errorf("%w: old servers must be sorted by server id and distinct", ErrRecovery)
 		case o.ServerID == s.Enclave:
 			return fmt.Errorf("%w: the recovering enclave is no server of the old epoch", ErrRecovery)
-		case o.Fate == FateLost && s.AcceptFork == "":
-			return fmt.Errorf("%w: server %s is lost, so the operators must accept a fork in words", ErrRecovery, o.ServerID)
+		case o.Fate == FateLost && !s.AcceptsServers():
+			return fmt.Errorf("%w: server %s is lost, so the operators must accept in words that it may go on", ErrRecovery, o.ServerID)
 		case o.Fate != FateStopped && o.Fate != FateDestroyed && o.Fate != FateLost:
 			return fmt.Errorf("%w: server %s: fate %.20q", ErrRecovery, o.ServerID, o.Fate)
 		}

@@ -153,7 +153,11 @@ func TestRecoveryStatement(t *testing.T) {
 		"unsorted": func(s *RecoveryStatement) { slices.Reverse(s.Old) }, "twice": func(s *RecoveryStatement) { s.Old[1] = s.Old[0] },
 		"too many": func(s *RecoveryStatement) { s.Old = make([]OldServer, MaxOldServers+1) }, "no slot": func(s *RecoveryStatement) { s.Old[0].Slot = "" },
 		"fate": func(s *RecoveryStatement) { s.Old[0].Fate = "" }, "lost": func(s *RecoveryStatement) { s.Old[0].Fate = FateLost },
-		"itself": func(s *RecoveryStatement) { s.Enclave = ID{4} }, "words": func(s *RecoveryStatement) { s.AcceptFork = "yes" },
+		"itself": func(s *RecoveryStatement) { s.Enclave = ID{4} }, "words": func(s *RecoveryStatement) { s.Accept = "yes" },
+		"more than the words":                  func(s *RecoveryStatement) { s.Accept = AcceptServersSentence + " And more. " + AcceptEntriesSentence },
+		"the words twice":                      func(s *RecoveryStatement) { s.Accept = AcceptServersSentence + " " + AcceptServersSentence },
+		"in another order":                     func(s *RecoveryStatement) { s.Accept = AcceptEntriesSentence + " " + AcceptServersSentence },
+		"lost, and words about something else": func(s *RecoveryStatement) { s.Old[0].Fate, s.Accept = FateLost, AcceptEntriesSentence },
 	} {
 		s := testRecovery()
 		change(s)
@@ -168,9 +172,12 @@ func TestRecoveryStatement(t *testing.T) {
 			t.Errorf("%s: ParseRecovery: %v", name, err)
 		}
 	}
-	s.Old[0].Fate, s.AcceptFork = FateLost, AcceptForkSentence
-	if _, err := s.Marshal(); err != nil {
-		t.Errorf("lost, in words: %v", err)
+	s.Old[0].Fate = FateLost
+	for _, entries := range []bool{false, true} {
+		s.Accept = Accept(true, entries)
+		if _, err := s.Marshal(); err != nil || !s.AcceptsServers() || s.AcceptsEntries() != entries {
+			t.Errorf("lost, in words: %v", err)
+		}
 	}
 }
 

@@ -216,7 +216,7 @@ func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
 	for _, a := range r.archives {
 		if a.report.Problem == "" {
 			a.report.Final = r.seen.final(a.report.Epoch, a.report.ServerID) != nil
-			a.report.Refused = ""
+			a.report.Refused, a.report.Leaves = "", printable(r.leaves(a))
 			if err := r.usable(a); err != nil {
 				a.report.Refused = printable(strings.TrimPrefix(err.Error(), ErrRecovery.Error()+": "))
 			}

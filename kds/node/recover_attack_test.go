@@ -152,7 +152,7 @@ func TestRecoveryRefuses(t *testing.T) {
 		}, ErrRecovery, "final checkpoint has not been shown"},
 		"a lost server, and no word of a fork": {func(r *Recovery) {
 			r.Approve = c.approveRaw(func(s *api.RecoveryStatement) { s.Old[0].Fate = api.FateLost })
-		}, api.ErrRecovery, "accept a fork"},
+		}, api.ErrRecovery, "accept in words"},
 		"an old copy beside newer archives": {func(r *Recovery) {
 			newer := slices.DeleteFunc(r.Archives, func(dir string) bool { return filepath.Base(dir) == filepath.Base(c.old) })
 			r.Archives = append(newer, c.old)
@@ -253,7 +253,7 @@ func TestOneManifestOpensOnce(t *testing.T) {
 	again.Archives = append(again.Archives, archiveDir(first))
 	again.Wrapped = append(again.Wrapped, filepath.Join(first.cfg.DataDir, WrappedFile(2)))
 	again.Approve = c.approve(func(report *RecoveryReport, s *api.RecoveryStatement) {
-		s.Epoch, s.AcceptFork = 2, api.AcceptForkSentence
+		s.Epoch, s.Accept = 2, api.Accept(false, true)
 		for _, a := range report.Archives {
 			if a.Epoch == 1 {
 				s.Source = a.Source()
@@ -353,7 +353,7 @@ func TestOldEpochBehindAPartition(t *testing.T) {
 		for i := range s.Old {
 			s.Old[i].Fate = api.FateLost
 		}
-		s.AcceptFork = api.AcceptForkSentence
+		s.Accept = api.Accept(true, false)
 	})
 	l.nodes = nil
 	first := l.recoverOn(dead.slot, disks)

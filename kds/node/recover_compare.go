@@ -47,15 +47,6 @@ func (r *recovery) compare() {
 			}
 		}
 	}
-	r.ahead(opened, c.Ahead)
-}
-
-// ahead tells of archives that end later than the newest that is whole: they
-// show that something was there that cannot be had any more.
-func (r *recovery) ahead(opened []*inspected, list []int) {
-	for _, i := range list {
-		opened[i].report.Verdict = "AHEAD of the newest that can be used, and incomplete"
-	}
 }
 
 // verdict puts a standing into words.
@@ -78,19 +69,30 @@ func (a *inspected) verdict(newest *inspected) string {
 	return string(s.relation)
 }
 
-// checkNewest keeps operators from losing what an archive beside the source
-// holds, unless they say in words that they accept it.
-func (r *recovery) checkNewest(s *api.RecoveryStatement, a *inspected) error {
-	if s.AcceptFork != "" {
-		return nil
-	}
+// leaves says what is lost if the epoch goes on from a, as far as this enclave
+// was shown it; empty if nothing is. A history that cannot be used and is of the
+// source's epoch says no more than a disk that is not there.
+func (r *recovery) leaves(a *inspected) string {
 	if a != r.newest && a.standing.relation != history.Equal {
-		return fmt.Errorf("%w: the archive of server %.16s is not the newest (%s): that of server %.16s is; recover from that, or accept the fork in words",
-			ErrRecovery, a.report.ServerID, a.report.Verdict, r.newest.report.ServerID)
+		return fmt.Sprintf("the history of server %.16s is not the newest (%s): that of server %.16s is", a.report.ServerID, a.report.Verdict, r.newest.report.ServerID)
 	}
 	if !a.forked.IsZero() {
-		return fmt.Errorf("%w: the archives of servers %.16s and %.16s hold different entries as committed: one was rolled back under the others, or is of another world; accept the fork in words, or leave one away",
-			ErrRecovery, a.report.ServerID, a.forked)
+		return fmt.Sprintf("the histories of servers %.16s and %.16s hold different entries as committed: one was rolled back under the others, or is of another world",
+			a.report.ServerID, a.forked)
+	}
+	for _, b := range r.archives {
+		if b.report.Problem != "" && b.epoch > a.report.Epoch {
+			return fmt.Sprintf("epoch %d has been opened after that of server %.16s, and nothing of it can be used: %s: %s", b.epoch, a.report.ServerID, b.report.Path, b.report.Problem)
+		}
+	}
+	return ""
+}
+
+// checkLoss keeps operators from losing what was shown beside the source, unless
+// they say in words that they accept it.
+func (r *recovery) checkLoss(s *api.RecoveryStatement, a *inspected) error {
+	if why := r.leaves(a); why != "" && !s.AcceptsEntries() {
+		return fmt.Errorf("%w: %s; recover from another, or accept in words that its entries are lost", ErrRecovery, why)
 	}
 	return nil
 }

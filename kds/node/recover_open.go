@@ -87,7 +87,7 @@ func (r *recovery) judge(ctx context.Context, o *accepted, stopped bool) error {
 	if err := r.look(); err != nil {
 		return err
 	}
-	if err := errors.Join(r.usable(a), r.checkEpoch(s), r.checkFates(s, a, stopped), r.checkNewest(s, a)); err != nil {
+	if err := errors.Join(r.usable(a), r.checkEpoch(s), r.checkFates(s, a, stopped), r.checkLoss(s, a)); err != nil {
 		return err
 	}
 	return r.prepare(ctx, o, a)

@@ -164,6 +164,7 @@ type ArchiveReport struct {
 
 	Verdict string `json:"verdict"`           // "newest", "equal to the newest", "behind …", "diverged …", "FORKED …"
 	Refused string `json:"refused,omitempty"` // why this archive cannot be the source
+	Leaves  string `json:"leaves,omitempty"`  // what is lost if this archive is the source, which operators must accept in words
 }
 
 // ReportedServer is one server of the old epoch.

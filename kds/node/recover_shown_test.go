@@ -39,6 +39,8 @@ func TestACutArchiveStillSaysThatItsEpochWas(t *testing.T) {
 		say    string
 	}{
 		"the epoch again": {func(s *api.RecoveryStatement) { s.Epoch = 2 }, "epoch 2 has been"},
+		"without accepting that it is lost": {func(s *api.RecoveryStatement) { s.Epoch, s.Accept = 3, api.Accept(true, false) },
+			"epoch 2 has been opened after that of server"},
 		"without a word on its server": {func(s *api.RecoveryStatement) {
 			s.Epoch = 3
 			s.Old = slices.DeleteFunc(s.Old, func(o api.OldServer) bool { return o.ServerID == api.ID(first.ServerID()) })
@@ -51,7 +53,7 @@ func TestACutArchiveStillSaysThatItsEpochWas(t *testing.T) {
 			if last.Problem == "" || last.Epoch != 2 || report.Archive(api.ID(first.ServerID())) != nil {
 				t.Errorf("%s: the cut archive is reported as %+v", name, last)
 			}
-			s.AcceptFork = api.AcceptForkSentence
+			s.Accept = api.Accept(false, true)
 			attack.change(s)
 		})
 		if err := c.refusedRecovery("a", r); !errors.Is(err, ErrRecovery) || !strings.Contains(err.Error(), attack.say) {

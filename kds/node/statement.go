@@ -22,7 +22,7 @@ var (
 	// ErrStatement says that a genesis statement is not what an operator may sign.
 	ErrStatement = errors.New("node: genesis statement refused")
 	// ErrApproval says that the operators' signatures do not reach the threshold.
-	ErrApproval = errors.New("node: the operators have not approved the genesis")
+	ErrApproval = errors.New("node: the operators have not approved")
 )
 
 // Statement is what operators sign at genesis: that the enclave which made

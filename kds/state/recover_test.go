@@ -230,7 +230,7 @@ func TestRecoveryAttacks(t *testing.T) {
 		"no enclave":             func(p *plan) { p.statement.Enclave = api.ID{} },
 		"no old servers":         func(p *plan) { p.statement.Old = nil },
 		"lost without the words": func(p *plan) { p.statement.Old[0].Fate = api.FateLost },
-		"other words":            func(p *plan) { p.statement.AcceptFork = "ok" },
+		"other words":            func(p *plan) { p.statement.Accept = "ok" },
 		"an unknown fate":        func(p *plan) { p.statement.Old[0].Fate = "asleep" },
 		"unsorted old servers":   func(p *plan) { slices.Reverse(p.statement.Old) },
 		"an old server twice":    func(p *plan) { p.statement.Old[1] = p.statement.Old[0] },
@@ -295,7 +295,7 @@ func TestRecoveryAttacks(t *testing.T) {
 		}
 	}
 	p := recovery(t, source)
-	p.keys, p.statement.AcceptFork = operatorKeys[:2], api.AcceptForkSentence
+	p.keys, p.statement.Accept = operatorKeys[:2], api.Accept(true, false)
 	p.statement.Old[0].Fate = api.FateLost
 	if err, bad := p.open(New(), MaxPart).(error); bad {
 		t.Errorf("lost, with the words: %v", err)
