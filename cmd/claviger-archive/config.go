@@ -22,7 +22,8 @@ const (
 type Config struct {
 	// Listen is where nodes connect, host:port. The protocol is plain TCP: loopback, or a network of the hosts' own.
 	Listen string `yaml:"listen"`
-	// Data is the directory below which each boot gets its own; it is made when missing. Nothing in it is ever removed.
+	// Data is the directory below which each boot gets its own; it is made when missing. It is for one cluster. The server never
+	// removes anything in it: 'claviger cluster prune' does.
 	Data string `yaml:"data"`
 	// Archive is how archives are stored: "bolt" (the default) or "file".
 	Archive string `yaml:"archive"`

@@ -28,7 +28,7 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 never written again; a recovery reads it back. CONFIG is a YAML file:
 
   listen: 127.0.0.1:7400     # where nodes connect; plain TCP, so loopback or a network of the hosts' own
-  data: /var/lib/claviger    # one directory for each boot below it; delete those that no recovery can need any more
+  data: /var/lib/claviger    # of one cluster, one directory for each boot; 'claviger cluster prune' deletes old ones
   archive: bolt              # bolt (the default): a raft-boltdb database each; file: append-only files
   log: {level: info}
 

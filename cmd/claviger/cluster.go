@@ -9,6 +9,6 @@ import (
 func clusterCommand(s *cli.Streams) *cobra.Command {
 	return cli.Group("cluster", "Look at a cluster, found one, change it, and recover it",
 		clusterStatusCommand(s), clusterOperatorKeyCommand(s), clusterApproveCommand(s),
-		clusterJoinCommand(s), clusterRemoveCommand(s), clusterPolicyCommand(s), clusterStopCommand(s),
+		clusterJoinCommand(s), clusterRemoveCommand(s), clusterPolicyCommand(s), clusterStopCommand(s), clusterPruneCommand(s),
 		clusterRecoverCommand(s))
 }

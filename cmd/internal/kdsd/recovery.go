@@ -74,6 +74,10 @@ func (r *Recovery) archiveDirs() ([]string, error) {
 	if len(all) == 0 && len(r.Survivors) == 0 {
 		return nil, fmt.Errorf("%w: recovery.archives is empty; list the data directories of all old nodes, or live ones in recovery.survivors", daemon.ErrConfig)
 	}
+	if len(all) > node.MaxArchives {
+		return nil, fmt.Errorf("%w: recovery.archives: %d archives, and a recovery takes %d; name the newest of each slot by itself, data/<server id>, and leave those of earlier boots away",
+			daemon.ErrConfig, len(all), node.MaxArchives)
+	}
 	return all, nil
 }
 

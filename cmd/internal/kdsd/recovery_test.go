@@ -48,7 +48,14 @@ func TestRecoveryFindsArchives(t *testing.T) {
 	if dirs, err := (&Recovery{Archives: []string{single}}).archiveDirs(); err != nil || len(dirs) != 1 {
 		t.Errorf("%q, %v", dirs, err)
 	}
+	many := t.TempDir()
+	for i := range node.MaxArchives + 1 {
+		if err := os.Mkdir(filepath.Join(many, raftstore.ServerID{byte(i), 1}.String()), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, r := range map[string]*Recovery{
+		"too many":            {Archives: []string{many}},
 		"nothing":             {},
 		"no such directory":   {Archives: []string{filepath.Join(data, "none")}},
 		"no archive below it": {Archives: []string{filepath.Join(data, "recovery")}},

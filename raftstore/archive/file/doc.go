@@ -6,7 +6,8 @@
 // It is trimmed by whole files: a Cut begins a new one, and a Drop removes those
 // before it, after writing the number of the first that stays into a file named
 // "first". Directories of earlier boots are never touched: a recovery may need
-// them, and when to delete them is the operator's decision.
+// them, and which it cannot need only a running cluster knows; see "What may be
+// deleted" in the DESIGN.md of the directory above.
 //
 // A file is a sequence of (4-byte big-endian length, sealed record). The
 // records authenticate themselves and their order (raftstore.Opener); the
