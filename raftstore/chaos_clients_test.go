@@ -75,7 +75,7 @@ func (w *world) write(ctx context.Context, number int, b *boot, c call, limit ti
 	o := porcupine.Operation{ClientId: number, Input: c, Call: w.history.tick(), Metadata: fmt.Sprintf("%s to boot %d", how, b.number)}
 	index, result, err := do(ctx, entry)
 	if err == nil {
-		w.acknowledged(index, entry)
+		w.acknowledged(b, index, entry)
 		o.Return, o.Output = w.history.tick(), answer{result.(string), true}
 		w.stats.count("client: " + how)
 		w.history.add(o)

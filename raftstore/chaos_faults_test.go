@@ -10,13 +10,21 @@ import (
 func (w *world) target() *boot {
 	live := w.live()
 	if w.dice.n(2) == 0 {
-		for _, b := range live {
-			if b.IsLeader() {
-				return b
-			}
+		if b := w.leader(); b != nil {
+			return b
 		}
 	}
 	return live[w.dice.n(len(live))]
+}
+
+// leader is a server that believes that it leads, nil if none does.
+func (w *world) leader() *boot {
+	for _, b := range w.live() {
+		if b.IsLeader() {
+			return b
+		}
+	}
+	return nil
 }
 
 func (w *world) ms(from, to int) time.Duration {
@@ -35,7 +43,7 @@ var faults = []fault{
 	{"isolate and deliver later", 3, func(w *world) func() { return w.isolate(holds) }},
 	{"split in two", 2, func(w *world) func() {
 		side := map[int]bool{}
-		for slot := range w.voters {
+		for slot := range w.slots() {
 			side[slot] = w.dice.n(2) == 0
 		}
 		return w.net.begin(&hazard{block: []blocking{loses, holds}[w.dice.n(2)],
@@ -105,12 +113,7 @@ var faults = []fault{
 		return nil
 	}},
 	{"the leader alone until another leads", 2, func(w *world) func() {
-		var old *boot
-		for _, b := range w.live() {
-			if b.IsLeader() {
-				old = b
-			}
-		}
+		old := w.leader()
 		if old == nil {
 			return nil
 		}
@@ -185,6 +188,7 @@ var faults = []fault{
 		}
 		return end
 	}},
+	{"votes held over a snapshot", 2, (*world).holdVotes},
 }
 
 func everything(*boot, *boot, bool) bool { return true }
@@ -224,7 +228,7 @@ func (w *world) tend(eager bool) {
 			admitted = b.machine.slots()
 		}
 	}
-	for slot := range w.voters {
+	for slot := range w.slots() {
 		newest, holder := w.newest(slot), w.byID(admitted[slot])
 		lost := holder != nil && holder.dead.Load() && holder.number > newest.number
 		stuck := holder != nil && holder.dead.Load() && holder != newest && !newest.dead.Load() && eager

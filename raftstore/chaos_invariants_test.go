@@ -3,6 +3,8 @@ package raftstore
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
+	"math"
 	"slices"
 
 	"github.com/hashicorp/raft"
@@ -32,6 +34,12 @@ func (w *world) leads(b *boot, term uint64) {
 	if !b.roots.Load() {
 		w.violateLocked("boot %d campaigns without having been admitted", b.number)
 	}
+	for _, a := range w.acks {
+		if a.term < term && !b.holds(a.index, a.term) {
+			w.violateLocked("boot %d leads term %d without %q of index %d and term %d, which was acknowledged", b.number, term, a.text, a.index, a.term)
+			return
+		}
+	}
 }
 
 // applies is told of every entry that a machine applies.
@@ -45,16 +53,18 @@ func (w *world) applies(number int, index uint64, entry []byte) {
 	w.applied[index] = sum
 }
 
-// acknowledged is told of every entry whose client was told that it is committed.
-func (w *world) acknowledged(index uint64, entry []byte) {
+// acknowledged is told of every entry whose client was told, by b, that it is committed.
+func (w *world) acknowledged(b *boot, index uint64, entry []byte) {
 	sum := sha256.Sum256(entry)
 	w.stats.acked.Add(1)
+	l := raft.Log{Term: math.MaxUint64} // of one that is compacted already
+	b.logs.GetLog(index, &l)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.applied[index] != sum {
 		w.violateLocked("%.40q was acknowledged at index %d, where nobody has applied it", entry, index)
 	}
-	w.acks = append(w.acks, ack{index, sum, string(entry[:min(len(entry), 40)])})
+	w.acks = append(w.acks, ack{index, l.Term, sum, string(entry[:min(len(entry), 40)])})
 }
 
 // check looks at everything after a round.
@@ -70,11 +80,38 @@ func (w *world) check() {
 			w.violate("boot %d has halted", b.number)
 		}
 		if !b.dead.Load() {
+			w.checkProgress(b)
 			w.checkMachine(b)
 			w.checkMembers(b)
 		}
 		w.checkArchive(b)
 	}
+	w.checkAcks()
+}
+
+// checkProgress: what is committed or applied stays so.
+func (w *world) checkProgress(b *boot) {
+	chain, _ := b.Chain()
+	now := [...]uint64{b.CommitIndex(), b.AppliedIndex(), chain}
+	for i, what := range []string{"commit index", "applied index", "running hash"} {
+		if now[i] < b.reached[i] {
+			w.violate("boot %d: its %s went back from %d to %d", b.number, what, b.reached[i], now[i])
+		}
+	}
+	b.reached = now
+}
+
+// checkAcks: what was acknowledged since the last look is on enough disks.
+func (w *world) checkAcks() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	need := (w.founded-1)/2 + 1 // while a slot changes hands there is one voter less
+	for _, a := range w.acks[w.looked:] {
+		if most := w.mostHolders(a.index); most < need {
+			w.violateLocked("the acknowledged entry %q of index %d is on %d disks only", a.text, a.index, most)
+		}
+	}
+	w.looked = len(w.acks)
 }
 
 // checkMachine: equal indexes have equal hashes, of what led there and of what came of it.
@@ -109,30 +146,79 @@ func (w *world) checkArchive(b *boot) {
 
 func (w *world) checkRecord(b *boot, r Record) {
 	switch r.Kind {
+	case RecordTerm, RecordVote, RecordLog, RecordSnapshot:
+		if !b.roots.Load() {
+			w.violate("boot %d takes part without having been admitted", b.number)
+		}
+	}
+	switch r.Kind {
 	case RecordTerm:
 		if r.Term < b.highest {
 			w.violate("boot %d: its term fell from %d to %d", b.number, b.highest, r.Term)
 		}
 		b.highest = r.Term
 	case RecordVote:
-		if old, ok := b.votes[r.Term]; ok && old != string(r.Data) {
-			w.violate("boot %d voted twice in term %d", b.number, r.Term)
-		}
-		b.votes[r.Term] = string(r.Data)
+		w.checkVote(b, r)
 	case RecordSnapshot:
-		if c, err := decodeConfiguration(r.Data); err != nil {
-			w.violate("boot %d stored a snapshot whose configuration does not decode: %v", b.number, err)
-		} else if n := len(b.configs); n == 0 || b.configs[n-1].index < r.Index {
-			b.configs = nil // what it received stands in for a log it has not seen
-			w.checkStep(b, r.Index, c)
+		w.checkSnapshot(b, r)
+	case RecordDelete:
+		for i := r.Index; i <= r.End; i++ {
+			delete(b.log, i)
 		}
 	case RecordLog:
 		if r.Term > b.highest {
 			w.violate("boot %d has an entry of term %d in term %d", b.number, r.Term, b.highest)
 		}
 		// It replaces what was there and all behind it, configurations that another leader overruled among them.
+		maps.DeleteFunc(b.log, func(i, _ uint64) bool { return i >= r.Index })
+		b.log[r.Index] = r.Term
 		b.configs = slices.DeleteFunc(b.configs, func(c storedConfig) bool { return c.index >= r.Index })
 		w.checkEntry(b, r)
+	}
+}
+
+// checkVote: one per term, and for somebody who was admitted.
+func (w *world) checkVote(b *boot, r Record) {
+	if old, ok := b.votes[r.Term]; ok && old != string(r.Data) {
+		w.violate("boot %d voted twice in term %d", b.number, r.Term)
+	}
+	b.votes[r.Term] = string(r.Data)
+	id, _, err := parseRaftAddress(raft.ServerAddress(r.Data))
+	if c := w.byID(id); err != nil || c == nil || !c.roots.Load() {
+		w.violate("boot %d voted in term %d for %q, who was never admitted", b.number, r.Term, r.Data)
+	}
+}
+
+// checkSnapshot: its configuration is the last one in the log that it stands for,
+// and the same wherever a snapshot of that index is stored. One that was received
+// stands for a log that this boot has not seen.
+func (w *world) checkSnapshot(b *boot, r Record) {
+	c, err := decodeConfiguration(r.Data)
+	if err != nil {
+		w.violate("boot %d stored a snapshot whose configuration does not decode: %v", b.number, err)
+		return
+	}
+	w.mu.Lock()
+	if old, ok := w.covered[r.Index]; ok && old != string(r.Data) {
+		w.violateLocked("boot %d: its snapshot of index %d has another configuration than another's", b.number, r.Index)
+	}
+	w.covered[r.Index] = string(r.Data)
+	w.mu.Unlock()
+	again := b.covers == r.Index // made once more, with nothing new, when the log behind it may be gone
+	b.covers = r.Index
+	if b.log[r.Index] != r.Term && !again { // received
+		clear(b.log)
+		b.configs = []storedConfig{{r.Index, votersOf(c)}}
+		return
+	}
+	for _, last := range slices.Backward(b.configs) {
+		if last.index > r.Index {
+			continue
+		}
+		if moved := votersMoved(last.voters, votersOf(c)); moved != 0 {
+			w.violate("boot %d: its snapshot of index %d differs by %d voters from the configuration of index %d", b.number, r.Index, moved, last.index)
+		}
+		return
 	}
 }
 
@@ -146,6 +232,9 @@ func (w *world) checkEntry(b *boot, r Record) {
 		w.violateLocked("index %d of term %d has two contents", r.Index, r.Term)
 	}
 	w.placed[p] = sum
+	if _, led := w.leaders[r.Term]; !led && r.Index > 1 {
+		w.violateLocked("boot %d has an entry of term %d, which nobody has led", b.number, r.Term)
+	}
 	if !b.held[p] {
 		b.held[p] = true
 		w.holders[p]++
@@ -188,7 +277,8 @@ func (w *world) checkConfiguration(b *boot, r Record, first bool) {
 	}
 }
 
-// checkMembers: all servers have the same configuration at the same index.
+// checkMembers: all servers have the same configuration at the same index, and
+// who has left one comes back in none.
 func (w *world) checkMembers(b *boot) {
 	list, at := b.Members()
 	if at == 0 {
@@ -196,10 +286,26 @@ func (w *world) checkMembers(b *boot) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if old, ok := w.members[at]; ok && !slices.Equal(old, list) {
+	old, known := w.members[at]
+	if known && !slices.Equal(old, list) {
 		w.violateLocked("boot %d differs from another in the configuration of index %d", b.number, at)
 	}
-	w.members[at] = list
+	if w.members[at] = list; known {
+		return
+	}
+	in, gone := map[ServerID]bool{}, map[ServerID]bool{}
+	for _, i := range slices.Sorted(maps.Keys(w.members)) {
+		now := map[ServerID]bool{}
+		for _, m := range w.members[i] {
+			if now[m.ID] = true; gone[m.ID] {
+				w.violateLocked("%s left the configuration before index %d, which has it again", m.Address, i)
+			}
+		}
+		for id := range in {
+			gone[id] = gone[id] || !now[id]
+		}
+		in = now
+	}
 }
 
 // checkEnd looks at what only the end shows, once the cluster is whole again:
@@ -217,12 +323,6 @@ func (w *world) checkEnd() {
 			w.violateLocked("the acknowledged entry %q of index %d is lost", a.text, a.index)
 		}
 	}
-	need := (w.voters-1)/2 + 1 // while a slot changes hands there is one voter less
-	for _, a := range w.acks {
-		if most := w.mostHolders(a.index); most > 0 && most < need {
-			w.violateLocked("the acknowledged entry %q of index %d is on %d disks only", a.text, a.index, most)
-		}
-	}
 }
 
 // mostHolders is how many boots have on disk the entry of the index, in the
@@ -237,28 +337,36 @@ func (w *world) mostHolders(index uint64) (most int) {
 // checkStep: a configuration differs by one voter at most from the one before
 // it in the same log, so that any majority of one meets any majority of the other.
 func (w *world) checkStep(b *boot, index uint64, c raft.Configuration) {
-	var voters []raft.ServerID
+	voters := votersOf(c)
+	if n := len(b.configs); n > 0 {
+		before := b.configs[n-1]
+		if moved := votersMoved(before.voters, voters); moved > 1 {
+			w.violate("boot %d: the configurations of indexes %d and %d differ by %d voters", b.number, before.index, index, moved)
+		}
+	}
+	b.configs = append(b.configs, storedConfig{index, voters})
+}
+
+func votersOf(c raft.Configuration) (voters []raft.ServerID) {
 	for _, s := range c.Servers {
 		if s.Suffrage == raft.Voter {
 			voters = append(voters, s.ID)
 		}
 	}
-	b.configs = slices.DeleteFunc(b.configs, func(c storedConfig) bool { return c.index >= index })
-	if n := len(b.configs); n > 0 {
-		before, moved := b.configs[n-1], 0
-		for _, v := range before.voters {
-			if !slices.Contains(voters, v) {
-				moved++
-			}
-		}
-		for _, v := range voters {
-			if !slices.Contains(before.voters, v) {
-				moved++
-			}
-		}
-		if moved > 1 {
-			w.violate("boot %d: the configurations of indexes %d and %d differ by %d voters", b.number, before.index, index, moved)
+	return voters
+}
+
+// votersMoved is how many are in one of the two only.
+func votersMoved(before, after []raft.ServerID) (moved int) {
+	for _, v := range before {
+		if !slices.Contains(after, v) {
+			moved++
 		}
 	}
-	b.configs = append(b.configs, storedConfig{index, voters})
+	for _, v := range after {
+		if !slices.Contains(before, v) {
+			moved++
+		}
+	}
+	return moved
 }

@@ -28,7 +28,8 @@ const (
 	// clamped. Leaders of this library leave it out of heartbeats, so that without
 	// the clamp alone nothing is seen here; a hostile one is in attack_test.go.
 	commitUnclamped
-	bootsFromOldDisk // a machine that starts again is the server that its disk tells of
+	bootsFromOldDisk   // a machine that starts again is the server that its disk tells of
+	votesOverASnapshot // a candidate takes entries and snapshots, and goes on being one
 )
 
 func TestChaosSeesWhatIsMissing(t *testing.T) {
@@ -53,6 +54,7 @@ func TestChaosSeesWhatIsMissing(t *testing.T) {
 		"VerifyLeader in the place of SafeRead": {readsByVerifyLeader, 200, 8, pick("held replies, then alone", "hand over leadership")},
 		"heartbeats beside the main loop":       {heartbeatFastPath, 500, 0, pick("slow disk while leadership moves")},
 		"newest commit indexes, not clamped":    {commitUnclamped, 20, 5, pick("the leader alone until another leads")},
+		"snapshots for a candidate":             {votesOverASnapshot, 20, 5, pick("votes held over a snapshot")},
 		"a server that starts from its disk":    {bootsFromOldDisk, 20, 5, pick("isolate", "crash and boot at once", "hears and is not heard", "hand over leadership")},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -85,8 +87,10 @@ func (m mutation) safeRead(b *boot) func(context.Context) error {
 func (m mutation) between(w *world, b *boot) func(*transport) raft.Transport {
 	return func(t *transport) raft.Transport {
 		switch m {
-		case heartbeatFastPath, commitUnclamped:
-			f := &mutant{transport: t, w: w, m: m, out: make(chan raft.RPC)}
+		case heartbeatFastPath, commitUnclamped, votesOverASnapshot:
+			f := &mutant{transport: t, b: b, m: m, out: make(chan raft.RPC)}
+			t.growing.Lock() // so that it has a token to look at
+			t.growing.Unlock()
 			w.work.Go(f.forward)
 			return f
 		}
@@ -97,7 +101,7 @@ func (m mutation) between(w *world, b *boot) func(*transport) raft.Transport {
 // mutant passes requests on to raft, some of them otherwise than they should be.
 type mutant struct {
 	*transport
-	w   *world
+	b   *boot
 	m   mutation
 	out chan raft.RPC
 
@@ -128,7 +132,7 @@ func (f *mutant) pass(rpc raft.RPC) {
 	a, ok := rpc.Command.(*raft.AppendEntriesRequest)
 	if ok && f.m == commitUnclamped {
 		id, _ := ParseServerID(string(a.ID))
-		if l := f.w.byID(id); l != nil && l.IsLeader() && l.Term() == a.Term {
+		if l := f.b.w.byID(id); l != nil && l.IsLeader() && l.Term() == a.Term {
 			a.LeaderCommitIndex = l.CommitIndex()
 		}
 	}
@@ -138,6 +142,10 @@ func (f *mutant) pass(rpc raft.RPC) {
 	f.mu.Unlock()
 	if heartbeat && f.m == heartbeatFastPath && fast != nil {
 		go fast(rpc)
+		return
+	}
+	if heartbeat && f.m == votesOverASnapshot && len(f.growing.token) == 1 && f.b.raft.State() == raft.Candidate {
+		rpc.Respond(&raft.AppendEntriesResponse{Term: a.Term, Success: true}, nil) // the one before a snapshot: see installSnapshot
 		return
 	}
 	select {
@@ -156,27 +164,12 @@ func (w *world) bootOld(slot int) {
 		return
 	}
 	r := w.recovered(old, sealed[:len(sealed)-w.dice.n(min(len(sealed), 40))])
-	w.mu.Lock()
-	number := len(w.boots)
-	w.mu.Unlock()
-	b := &boot{w: w, number: number, slot: slot, id: old.id, rate: old.rate, addr: old.addr, machine: newChaosMachine(w, number),
-		disk: newChaosDisk(w.stats), key: old.key, votes: map[uint64]string{}, held: map[place]bool{}}
+	b := w.server(w.count(), slot, old.id, old.key, clocks[0])
 	b.roots.Store(true)
-	w.open(b, 1)
-	var err error
-	if b.opener, err = NewOpener(b.key, Chain{ClusterID: [32]byte{1}, Epoch: 1, Server: b.id}); err != nil {
-		w.t.Fatal(err)
-	}
 	b.feed(r)
-	w.mu.Lock()
-	w.boots, w.current[slot] = append(w.boots, b), b
-	w.noteLocked("boot %d is boot %d of slot %d again, from its disk, with %d entries", number, old.number, slot, len(r.log))
-	w.mu.Unlock()
+	w.enlist(b)
+	w.note("boot %d is boot %d of slot %d again, from its disk, with %d entries", b.number, old.number, slot, len(r.log))
 	w.stats.count("boot from an old disk")
-	w.net.mu.Lock()
-	w.net.boots[b.id] = b
-	w.net.mu.Unlock()
-	w.work.Go(b.drive)
 }
 
 // recovered is what records of b tell: term, snapshot and log.
