@@ -49,9 +49,9 @@ func start(ctx context.Context, s *cli.Streams, file string) error {
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	tee, err := place.Machine.Launch(simworld.RuntimeImage)
+	tee, err := c.Sim.Launch(place, simworld.RuntimeImage)
 	if err != nil {
-		return err
+		return &cli.UsageError{Err: err}
 	}
 	log.Warn("simulated: this runtime protects nothing", "machine", place.Machine.Name())
 	p := fnd.Platform{TEE: tee, Root: place.World.Root(), Attest: simworld.Attest(place.World, tee)}

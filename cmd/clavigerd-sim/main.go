@@ -77,9 +77,9 @@ func start(ctx context.Context, s *cli.Streams, file string, genesis, recovery b
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	tee, err := place.Machine.Launch(simworld.NodeImage)
+	tee, err := c.Sim.Launch(place, simworld.NodeImage)
 	if err != nil {
-		return err
+		return &cli.UsageError{Err: err}
 	}
 	p := kdsd.Platform{TEE: tee, Root: place.World.Root(), Collateral: place.World.Collateral, Clock: place.Clock}
 	p.Records = map[string]node.Records{"bolt": simworld.BoltRecords}

@@ -24,6 +24,8 @@ type Config struct {
 	World string `yaml:"world"`
 	// Machine names the simulated machine that this process runs on. Its sealing key and platform identity follow the name.
 	Machine string `yaml:"machine"`
+	// Image is the version of the daemon's image; empty means 1. Another version has another measurement, as another build would.
+	Image string `yaml:"image"`
 	// OutOfDateTCB gives the machine a platform that has missed updates, to see it refused.
 	OutOfDateTCB bool `yaml:"out_of_date_tcb"`
 	// Clock is a file with the offset of this host's clock in seconds, such as -86400, read anew whenever the time is asked for:
@@ -34,12 +36,24 @@ type Config struct {
 // ErrConfig says that the sim section cannot place a process; the text says which key and what to write.
 var ErrConfig = errors.New("sim configuration")
 
-// The images of the simulated daemons. Their measurements are hashes of these fields, so a constraint that names one
-// holds for every process of it and for nothing else.
+// The images of the simulated daemons in version 1. Their measurements are hashes of these fields, so a constraint that names
+// one holds for every process of it and for nothing else.
 var (
 	NodeImage    = sim.Image{Kind: enclave.TDX, Name: "clavigerd", Signer: "claviger", ProdID: 1, SVN: 1, Version: "1"}
 	RuntimeImage = sim.Image{Kind: enclave.SGX, Name: "claviger-fn", Signer: "claviger", ProdID: 2, SVN: 1, Version: "1"}
 )
+
+// Launch starts a daemon's image, in the version that the configuration names, on the machine of the place.
+func (c *Config) Launch(p *Place, image sim.Image) (*sim.Enclave, error) {
+	if c.Image != "" {
+		image.Version = c.Image
+	}
+	tee, err := p.Machine.Launch(image)
+	if errors.Is(err, sim.ErrImage) {
+		err = fmt.Errorf("%w: sim.image: %w", ErrConfig, err)
+	}
+	return tee, err
+}
 
 // Place is where a simulated process runs.
 type Place struct {
