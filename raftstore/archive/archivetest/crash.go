@@ -16,7 +16,7 @@ import (
 // records durable and has said yes; what it acknowledged is in the files without
 // any Close.
 func testDurable(t *testing.T, k Kind) {
-	th := NewThread(t)
+	th := newThread(t)
 	b := k.bench(t, th.Place)
 	want := sample(20)
 	for i, r := range want {
@@ -25,7 +25,7 @@ func testDurable(t *testing.T, k Kind) {
 			b.holds(want[:i+1])
 		}
 	}
-	if err := th.Refuse(SyncsFail(syscall.EIO)); err != nil {
+	if err := th.Refuse(syncsFail(syscall.EIO)); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(b.Append([]byte("never acknowledged")), b.Sync()); err == nil {
@@ -225,10 +225,10 @@ func (b *bench) within(c crash, least, most [][]byte) {
 
 // testFaults: each way a disk fails is reported once, with its reason, and is final; what was acknowledged before stays.
 func testFaults(t *testing.T, k Kind) {
-	for _, f := range Faults() {
+	for _, f := range diskFaults() {
 		t.Run(f.Name, func(t *testing.T) {
 			t.Parallel()
-			th := NewThread(t)
+			th := newThread(t)
 			b := k.bench(t, th.Place)
 			want := sample(10)
 			b.add(want...)
@@ -256,8 +256,8 @@ func testFaults(t *testing.T, k Kind) {
 	}
 }
 
-// Fault is one way in which a disk fails.
-type Fault struct {
+// diskFault is one way in which a disk fails.
+type diskFault struct {
 	Name  string
 	Rules []Rule
 	Errno syscall.Errno
@@ -269,19 +269,19 @@ func appendAndSync(a raftstore.Archive) error {
 	return errors.Join(a.Append([]byte("in flight")), a.Sync())
 }
 
-// Faults are the faults that a filter can make; a disk that is full in the middle of a write is [Full].
-func Faults() []Fault {
-	return []Fault{
-		{"disk full", WritesFail(syscall.ENOSPC), syscall.ENOSPC, appendAndSync},
-		{"write error", WritesFail(syscall.EIO), syscall.EIO, appendAndSync},
-		{"read-only file system", WritesFail(syscall.EROFS), syscall.EROFS, appendAndSync},
-		{"quota", WritesFail(syscall.EDQUOT), syscall.EDQUOT, appendAndSync},
-		{"fsync error", SyncsFail(syscall.EIO), syscall.EIO, appendAndSync},
-		{"fsync finds the disk full", SyncsFail(syscall.ENOSPC), syscall.ENOSPC, appendAndSync},
-		{"cut on a full disk", WritesFail(syscall.ENOSPC), syscall.ENOSPC, func(a raftstore.Archive) error {
+// diskFaults are the faults that a filter can make; a disk that is full in the middle of a write is [Full].
+func diskFaults() []diskFault {
+	return []diskFault{
+		{"disk full", writesFail(syscall.ENOSPC), syscall.ENOSPC, appendAndSync},
+		{"write error", writesFail(syscall.EIO), syscall.EIO, appendAndSync},
+		{"read-only file system", writesFail(syscall.EROFS), syscall.EROFS, appendAndSync},
+		{"quota", writesFail(syscall.EDQUOT), syscall.EDQUOT, appendAndSync},
+		{"fsync error", syncsFail(syscall.EIO), syscall.EIO, appendAndSync},
+		{"fsync finds the disk full", syncsFail(syscall.ENOSPC), syscall.ENOSPC, appendAndSync},
+		{"cut on a full disk", writesFail(syscall.ENOSPC), syscall.ENOSPC, func(a raftstore.Archive) error {
 			return errors.Join(a.Append([]byte("in flight")), a.Cut())
 		}},
-		{"a new file cannot be made", OpensFail(syscall.ENOSPC), syscall.ENOSPC, func(a raftstore.Archive) error {
+		{"a new file cannot be made", opensFail(syscall.ENOSPC), syscall.ENOSPC, func(a raftstore.Archive) error {
 			return errors.Join(a.Append([]byte("in flight")), a.Cut(), a.Sync())
 		}},
 	}

@@ -10,6 +10,6 @@
 //   - [Blind]: a running store does not notice what happens to its files.
 //
 // Faults of the disk are made by the kernel: calls are done on a thread of their
-// own under a seccomp filter that answers with the error (see [Thread]). Nothing
+// own under a seccomp filter that answers with the error (thread.go). Nothing
 // is mocked below the archive.
 package archivetest

@@ -20,7 +20,7 @@ import (
 // test there calls [Confine] first. Where there are no filters the test is skipped.
 func Confined(t *testing.T, test, root string) (output string, err error) {
 	t.Helper()
-	if !FiltersWork {
+	if !filtersWork {
 		t.Skipf("SKIPPED: no seccomp filter on %s/%s; it needs linux on amd64 or arm64", runtime.GOOS, runtime.GOARCH)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -9,8 +9,8 @@ import (
 	"unsafe"
 )
 
-// FiltersWork says whether this system can refuse system calls.
-const FiltersWork = true
+// filtersWork says whether this system can refuse system calls.
+const filtersWork = true
 
 // Rule refuses one system call with an error, always or when an argument, of
 // which the low 32 bits count, is not Value (Op '!') or is greater (Op '>').
@@ -101,19 +101,19 @@ func refuse(errno syscall.Errno, calls ...uintptr) []Rule {
 	return rules
 }
 
-// WritesFail refuses the writes of archives, which name their place in the file.
+// writesFail refuses the writes of archives, which name their place in the file.
 // write(2) is left alone: on the same thread, go test logs which files are opened.
-func WritesFail(errno syscall.Errno) []Rule {
+func writesFail(errno syscall.Errno) []Rule {
 	return refuse(errno, syscall.SYS_PWRITE64, syscall.SYS_PWRITEV)
 }
 
-// SyncsFail refuses to make files durable.
-func SyncsFail(errno syscall.Errno) []Rule {
+// syncsFail refuses to make files durable.
+func syncsFail(errno syscall.Errno) []Rule {
 	return refuse(errno, syscall.SYS_FSYNC, syscall.SYS_FDATASYNC, syscall.SYS_SYNC_FILE_RANGE, syscall.SYS_MSYNC)
 }
 
-// OpensFail refuses to open or make a file.
-func OpensFail(errno syscall.Errno) []Rule { return refuse(errno, syscall.SYS_OPENAT) }
+// opensFail refuses to open or make a file.
+func opensFail(errno syscall.Errno) []Rule { return refuse(errno, syscall.SYS_OPENAT) }
 
 // NoMappedFiles refuses to map a file and lets anonymous memory be mapped.
 func NoMappedFiles() []Rule {

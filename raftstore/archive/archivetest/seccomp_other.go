@@ -7,22 +7,22 @@ import (
 	"syscall"
 )
 
-// FiltersWork says whether this system can refuse system calls.
-const FiltersWork = false
+// filtersWork says whether this system can refuse system calls.
+const filtersWork = false
 
 // Rule refuses one system call.
 type Rule struct{}
 
 func install(bool, []Rule) error { return errors.ErrUnsupported }
 
-// WritesFail refuses every way to write to a file.
-func WritesFail(syscall.Errno) []Rule { return nil }
+// writesFail refuses every way to write to a file.
+func writesFail(syscall.Errno) []Rule { return nil }
 
-// SyncsFail refuses to make files durable.
-func SyncsFail(syscall.Errno) []Rule { return nil }
+// syncsFail refuses to make files durable.
+func syncsFail(syscall.Errno) []Rule { return nil }
 
-// OpensFail refuses to open or make a file.
-func OpensFail(syscall.Errno) []Rule { return nil }
+// opensFail refuses to open or make a file.
+func opensFail(syscall.Errno) []Rule { return nil }
 
 // NoMappedFiles refuses to map a file and lets anonymous memory be mapped.
 func NoMappedFiles() []Rule { return nil }

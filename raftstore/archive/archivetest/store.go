@@ -23,10 +23,10 @@ type storeFault struct {
 // the leader's and a follower's. More are further faults, by name.
 func Stores(t *testing.T, k Kind, more map[string]func(root string)) {
 	faults := []storeFault{
-		{name: "disk full", rules: WritesFail(syscall.ENOSPC), errno: syscall.ENOSPC, ops: []string{"append", "sync"}},
-		{name: "write error", rules: WritesFail(syscall.EIO), errno: syscall.EIO, ops: []string{"append", "sync"}},
-		{name: "fsync error", rules: SyncsFail(syscall.EIO), errno: syscall.EIO, ops: []string{"sync"}},
-		{name: "disk full at a snapshot", rules: WritesFail(syscall.ENOSPC), errno: syscall.ENOSPC, ops: []string{"append", "sync", "cut"}, trim: true},
+		{name: "disk full", rules: writesFail(syscall.ENOSPC), errno: syscall.ENOSPC, ops: []string{"append", "sync"}},
+		{name: "write error", rules: writesFail(syscall.EIO), errno: syscall.EIO, ops: []string{"append", "sync"}},
+		{name: "fsync error", rules: syncsFail(syscall.EIO), errno: syscall.EIO, ops: []string{"sync"}},
+		{name: "disk full at a snapshot", rules: writesFail(syscall.ENOSPC), errno: syscall.ENOSPC, ops: []string{"append", "sync", "cut"}, trim: true},
 	}
 	for name, f := range more {
 		faults = append(faults, storeFault{name: name, breaks: f, ops: []string{"append", "sync", "cut"}})
@@ -43,9 +43,9 @@ func Stores(t *testing.T, k Kind, more map[string]func(root string)) {
 
 func storeWithFault(t *testing.T, k Kind, f storeFault, which int) {
 	boots := []boot{{name: "a"}, {name: "b", key: 1}, {name: "c", key: 2}}
-	var th *Thread
+	var th *thread
 	if f.breaks == nil {
-		th = NewThread(t)
+		th = newThread(t)
 		boots[which].place = th.Place
 	}
 	_, servers := found(t, k, boots...)

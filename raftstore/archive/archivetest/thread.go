@@ -7,17 +7,17 @@ import (
 	"github.com/claviger/claviger/raftstore"
 )
 
-// Thread makes calls on one thread of the system, which can be put under a
+// thread makes calls on one thread of the system, which can be put under a
 // filter that the rest of the process does not feel. It ends with its test.
-type Thread struct{ work chan func() }
+type thread struct{ work chan func() }
 
-// NewThread starts a thread, or skips the test where the system has no filters.
-func NewThread(t testing.TB) *Thread {
+// newThread starts a thread, or skips the test where the system has no filters.
+func newThread(t testing.TB) *thread {
 	t.Helper()
-	if !FiltersWork {
+	if !filtersWork {
 		t.Skipf("SKIPPED: on %s/%s the kernel is not asked to fail calls (that needs seccomp on linux/amd64 or arm64)", runtime.GOOS, runtime.GOARCH)
 	}
-	th := &Thread{work: make(chan func())}
+	th := &thread{work: make(chan func())}
 	go func() {
 		runtime.LockOSThread() // and never unlock: a thread under a filter ends with its goroutine
 		for f := range th.work {
@@ -28,7 +28,7 @@ func NewThread(t testing.TB) *Thread {
 	return th
 }
 
-func (th *Thread) do(f func()) {
+func (th *thread) do(f func()) {
 	done := make(chan struct{})
 	th.work <- func() {
 		defer close(done)
@@ -38,13 +38,13 @@ func (th *Thread) do(f func()) {
 }
 
 // Refuse puts the thread under rules, on top of those it has.
-func (th *Thread) Refuse(rules []Rule) (err error) {
+func (th *thread) Refuse(rules []Rule) (err error) {
 	th.do(func() { err = install(false, rules) })
 	return err
 }
 
 // Place makes an archive and all of its calls on the thread.
-func (th *Thread) Place(f func() (raftstore.Archive, error)) (raftstore.Archive, error) {
+func (th *thread) Place(f func() (raftstore.Archive, error)) (raftstore.Archive, error) {
 	var a raftstore.Archive
 	var err error
 	th.do(func() { a, err = f() })
@@ -56,7 +56,7 @@ func (th *Thread) Place(f func() (raftstore.Archive, error)) (raftstore.Archive,
 
 // placed is an archive on a thread.
 type placed struct {
-	th *Thread
+	th *thread
 	a  raftstore.Archive
 }
 

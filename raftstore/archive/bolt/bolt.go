@@ -3,6 +3,7 @@ package bolt
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -25,8 +26,8 @@ const (
 )
 
 var (
-	// ErrExists says that this server id already has an archive: it belongs to another boot.
-	ErrExists = errors.New("archive/bolt: the directory of this server id exists already; an identity lives one boot")
+	// ErrExists says that this server id already has an archive: it belongs to another boot. It is an fs.ErrExist.
+	ErrExists = fmt.Errorf("archive/bolt: the directory of this server id is there already (%w); an identity lives one boot", fs.ErrExist)
 	// ErrRecordSize refuses an empty or oversized record.
 	ErrRecordSize = fmt.Errorf("archive/bolt: a record has 1 to %d bytes", MaxRecord)
 	// ErrClosed says that the archive is closed or has failed before.

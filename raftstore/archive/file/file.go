@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -26,8 +27,8 @@ const (
 )
 
 var (
-	// ErrExists says that this server id already has an archive: it belongs to another boot.
-	ErrExists = errors.New("archive/file: the directory of this server id exists already; an identity lives one boot")
+	// ErrExists says that this server id already has an archive: it belongs to another boot. It is an fs.ErrExist.
+	ErrExists = fmt.Errorf("archive/file: the directory of this server id is there already (%w); an identity lives one boot", fs.ErrExist)
 	// ErrRecordSize refuses an empty or oversized record.
 	ErrRecordSize = fmt.Errorf("archive/file: a record has 1 to %d bytes", MaxRecord)
 	// ErrClosed says that the archive is closed or has failed before.

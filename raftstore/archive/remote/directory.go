@@ -21,7 +21,7 @@ import (
 // disks of their own lay them out. It reads directories and is for the host's side.
 type Directory struct {
 	Root string
-	// Make makes an archive in root/<server id>; an existing one is an error that is fs.ErrExist or ErrExists.
+	// Make makes an archive in root/<server id>; an existing one is an fs.ErrExist.
 	Make func(root string, id raftstore.ServerID) (raftstore.Archive, error)
 	// Read reads the archive in dir.
 	Read func(ctx context.Context, dir string) iter.Seq2[[]byte, error]
@@ -64,9 +64,6 @@ func attempt(base string) (uint16, bool) {
 
 // Create implements Backend.
 func (d Directory) Create(name Name) (raftstore.Archive, error) {
-	if _, err := os.Lstat(d.Dir(name)); err == nil {
-		return nil, ErrExists
-	}
 	return d.Make(d.root(name), name.Server)
 }
 

@@ -9,8 +9,8 @@ import (
 )
 
 var (
-	// ErrExists says that this name already has an archive: it belongs to another boot.
-	ErrExists = errors.New("archive/remote: the server has an archive of this server id already; an identity lives one boot")
+	// ErrExists says that this name already has an archive: it belongs to another boot. It is an fs.ErrExist.
+	ErrExists = fmt.Errorf("archive/remote: the server has an archive of this server id (%w); an identity lives one boot", fs.ErrExist)
 	// ErrMissing says that the server has no such archive.
 	ErrMissing = errors.New("archive/remote: the server has no archive of this server id")
 	// ErrBusy says that the archive is being written, so it cannot be read, or that the server has too many connections.
@@ -55,7 +55,7 @@ func fault(err error) []byte {
 	switch {
 	case kept:
 		code = codeKept
-	case errors.Is(err, ErrExists), errors.Is(err, fs.ErrExist):
+	case errors.Is(err, fs.ErrExist):
 		code = codeExists
 	case errors.Is(err, ErrMissing):
 		code = codeMissing
