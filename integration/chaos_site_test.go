@@ -323,7 +323,7 @@ func (b *boot) line(text string, log io.Writer) {
 	}
 }
 
-// superseded is what a boot says that ends because a newer one has its slot.
+// chaosSuperseded is what a boot says that ends because a newer one has its slot.
 const chaosSuperseded = "a newer boot has this slot"
 
 // ended decides whether the process was allowed to end.

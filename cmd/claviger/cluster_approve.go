@@ -46,9 +46,9 @@ under the root of trust (Intel's unless --root names another), be over exactly t
 Without --key nothing is signed: read first. What a signature approves cannot be changed later, so compare every constraint
 with the measurements of a build that you trust, and the operators' keys with those that the operators told you.
 
-With --key and the --cluster-id of what you have read, so that nobody swaps the file in between, the signature is added to those in the files of --with, and all are written to --out. Once they reach the threshold,
-the default is ` + node.ApprovalsFile + ` beside the statement, which is where the node waits for it. Below the threshold, name
-another file and hand it to the next operator.`,
+With --key and the --cluster-id of what you have read, so that nobody swaps the file in between, the signature is added to those
+in the files of --with, and all are written to --out. Once they reach the threshold, the default is ` + node.ApprovalsFile + ` beside the
+statement, which is where the node waits for it. Below the threshold, name another file and hand it to the next operator.`,
 		Example: `  claviger cluster approve --statement genesis-statement.json
   claviger cluster approve --statement genesis-statement.json --cluster-id 4fe6… --key alice.key --out alice.json
   claviger cluster approve --statement genesis-statement.json --cluster-id 4fe6… --key bob.key --with alice.json`,

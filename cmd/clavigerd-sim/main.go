@@ -51,12 +51,12 @@ it founds one and writes that file. The operator's signature is made with the ke
 the node waits for people, who sign with 'claviger cluster approve'. The shares of the recovery key, which belong into the hands
 of as many people, lie below data/shares.
 
-With --recover it brings the cluster back from the archives in the configuration's recovery section, with the operators:
-see 'claviger cluster recover'.`,
+With --recover it brings the cluster back from what the configuration's recovery section names, nodes that still live and archives,
+with the operators: see 'claviger cluster recover'.`,
 		"  claviger sim init tour\n  clavigerd-sim --genesis tour/a.yaml\n  clavigerd-sim tour/b.yaml",
 		func(ctx context.Context, file string) error { return start(ctx, s, file, genesis, recovery) })
 	cmd.Flags().BoolVar(&genesis, "genesis", false, "found a new cluster; only ever once")
-	cmd.Flags().BoolVar(&recovery, "recover", false, "bring back the cluster whose majority is lost, from archives")
+	cmd.Flags().BoolVar(&recovery, "recover", false, "bring back the cluster whose majority is lost, with the operators")
 	return cli.Run(ctx, cmd, s, args)
 }
 

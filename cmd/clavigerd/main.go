@@ -29,16 +29,16 @@ func run(ctx context.Context, args, env []string, stdin io.Reader, stdout, stder
 		`Runs a key node inside an SGX enclave or a TDX guest. It joins the cluster in the configuration's cluster file; with
 --genesis, once, it founds one: it writes `+node.StatementFile+` below data/genesis and waits until the
 operators' signatures lie beside it in `+node.ApprovalsFile+`. There is no ceremony yet that hands out shares of a recovery key on
-hardware, so a cluster founded now has none: once a majority of its nodes is lost at a time, all its keys are lost with it.
+hardware, so a cluster founded now has none: once all of its nodes are lost at a time, all its keys are lost with them.
 
-With --recover it brings back a cluster that has such shares from the archives in the configuration's recovery section, with the
-operators: see 'claviger cluster recover'.
+With --recover it brings back a cluster that has lost its majority, from a node that still lives or, if there are such shares, from
+archives, with the operators: see the configuration's recovery section and 'claviger cluster recover'.
 
 Outside an enclave it refuses to start. To try things without hardware use clavigerd-sim or 'claviger dev'.`,
 		"  clavigerd /etc/claviger/node.yaml\n  clavigerd --genesis /etc/claviger/node.yaml",
 		func(ctx context.Context, file string) error { return start(ctx, s, file, genesis, recovery) })
 	cmd.Flags().BoolVar(&genesis, "genesis", false, "found a new cluster; only ever once")
-	cmd.Flags().BoolVar(&recovery, "recover", false, "bring back the cluster whose majority is lost, from archives")
+	cmd.Flags().BoolVar(&recovery, "recover", false, "bring back the cluster whose majority is lost, with the operators")
 	return cli.Run(ctx, cmd, s, args)
 }
 

@@ -43,7 +43,7 @@ type Mode int
 const (
 	Join    Mode = iota // the cluster in the cluster file, which is running
 	Found               // a new cluster, and write the cluster file
-	Recover             // the cluster in the cluster file, from archives, in a new epoch
+	Recover             // the cluster in the cluster file, from survivors and archives, in a new epoch
 )
 
 // ModeOf turns the flags of a daemon into a mode.

@@ -138,7 +138,7 @@ func (c *Config) recover(p Platform, log *slog.Logger) (*node.Recovery, api.ID, 
 		r.Wrapped = append(wrapped, c.Recovery.Wrapped...)
 	}
 	if shares && len(r.Wrapped) == 0 {
-		return nil, api.ID{}, cli.Usagef("there are no wrapped roots beside the archives (%s): name files in recovery.wrapped. A cluster that was founded without shares of a recovery key has none, and cannot be recovered",
+		return nil, api.ID{}, cli.Usagef("there are no wrapped roots beside the archives (%s): name files in recovery.wrapped. A cluster that was founded without shares of a recovery key has none: only a node that still lives brings it back, in recovery.survivors",
 			node.WrappedFile(1))
 	}
 	if r.Records = c.records(p); r.Records == nil {
