@@ -84,7 +84,7 @@ var faults = []fault{
 		return w.net.begin(&hazard{slow: 0.5, delay: w.ms(2, 60), match: everything})
 	}},
 	{"duplicate requests", 3, func(w *world) func() {
-		return w.net.begin(&hazard{again: 0.2, slow: 0.1, delay: w.ms(1, 20), match: everything})
+		return w.net.begin(&hazard{again: 0.2, later: 2 * time.Second, slow: 0.1, delay: w.ms(1, 20), match: everything})
 	}},
 	{"reset all channels", 1, func(w *world) func() {
 		w.net.sever(w.dice.n(2) == 0, func(*boot, *boot) bool { return true })
@@ -186,9 +186,12 @@ var faults = []fault{
 				w.compact(o)
 			}
 		}
-		return end
+		// The snapshot that it gets may come a second time, when it has gone on.
+		twice := w.net.begin(&hazard{only: frameSnapshot, again: 0.5, later: w.ms(50, 500), match: func(_, to *boot, _ bool) bool { return to == b }})
+		return func() { end(); time.AfterFunc(time.Second, twice) }
 	}},
 	{"votes held over a snapshot", 2, (*world).holdVotes},
+	{"a vote before a heartbeat", 2, (*world).voteFirst},
 }
 
 func everything(*boot, *boot, bool) bool { return true }

@@ -52,16 +52,13 @@ func TestChaosSeesWhatIsMissing(t *testing.T) {
 		faults   []fault
 	}{
 		"VerifyLeader in the place of SafeRead": {readsByVerifyLeader, 200, 8, pick("held replies, then alone", "hand over leadership")},
-		"heartbeats beside the main loop":       {heartbeatFastPath, 500, 0, pick("slow disk while leadership moves")},
+		"heartbeats beside the main loop":       {heartbeatFastPath, 20, 0, pick("a vote before a heartbeat")},
 		"newest commit indexes, not clamped":    {commitUnclamped, 20, 5, pick("the leader alone until another leads")},
 		"snapshots for a candidate":             {votesOverASnapshot, 20, 5, pick("votes held over a snapshot")},
 		"a server that starts from its disk":    {bootsFromOldDisk, 20, 5, pick("isolate", "crash and boot at once", "hears and is not heard", "hand over leadership")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if c.within > 50 && !*chaosMutants {
-				t.Skip("takes minutes: with -chaos.mutants")
-			}
 			stats := newCounters()
 			for seed := range uint64(c.within) {
 				o := runSeed(t, seed, plan{mutation: c.mutation, rounds: 40, faults: c.faults, clients: c.clients}, stats)

@@ -23,10 +23,11 @@ type hazard struct {
 	match func(from, to *boot, request bool) bool
 	only  frameType // messages of this kind, and what follows them on their channels; 0: all, and what is dialled
 	block blocking
-	lose  float64 // chance that a message, and all that comes after it on its channel, never arrives
-	reset float64 // chance that the channel ends instead
-	again float64 // chance that a request is delivered a second time
-	slow  float64 // chance of a delay
+	lose  float64       // chance that a message, and all that comes after it on its channel, never arrives
+	reset float64       // chance that the channel ends instead
+	again float64       // chance that a request is delivered a second time,
+	later time.Duration // by then at the latest
+	slow  float64       // chance of a delay
 	delay time.Duration
 }
 
@@ -150,7 +151,7 @@ func (n *chaosNet) fate(s *stream, kind frameType) (f fate) {
 			n.stats.count("channel reset")
 		}
 		if s.request && h.again > 0 && n.dice.Float64() < h.again {
-			f.again = 1 + time.Duration(n.dice.Int64N(int64(2*time.Second)))
+			f.again = 1 + time.Duration(n.dice.Int64N(int64(h.later)))
 		}
 		if h.slow > 0 && n.dice.Float64() < h.slow {
 			f.delay += time.Duration(n.dice.Int64N(int64(h.delay)))

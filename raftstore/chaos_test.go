@@ -20,7 +20,6 @@ var (
 	chaosFirst   = flag.Uint64("chaos.first", 0, "first seed, to run one again")
 	chaosRounds  = flag.Int("chaos.rounds", 40, "rounds of faults for each seed")
 	chaosMinutes = flag.Float64("chaos.minutes", 0, "run seeds until so many minutes are over, instead of a number of seeds")
-	chaosMutants = flag.Bool("chaos.mutants", false, "take every rule away that the harness must miss, not only those that it misses at once")
 	chaosTrace   = flag.Bool("chaos.trace", false, "print the trace of every seed")
 )
 

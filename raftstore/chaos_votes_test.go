@@ -92,13 +92,7 @@ func (w *world) castOfVotes() (leader, victim, voter *boot) {
 	if leader = w.leader(); leader == nil {
 		return nil, nil, nil
 	}
-	var others []*boot
-	list, _ := leader.Members()
-	for _, m := range list {
-		if b := w.byID(m.ID); m.Voter && b != leader && !b.dead.Load() {
-			others = append(others, b)
-		}
-	}
+	others := w.followers(leader)
 	if len(others) < 2 {
 		return nil, nil, nil
 	}
@@ -107,6 +101,51 @@ func (w *world) castOfVotes() (leader, victim, voter *boot) {
 		others = slices.Concat(others[at:], others[:at])
 	}
 	return leader, others[0], others[1]
+}
+
+// followers are the voters of a leader that are alive, without itself.
+func (w *world) followers(leader *boot) (others []*boot) {
+	list, _ := leader.Members()
+	for _, m := range list {
+		if b := w.byID(m.ID); m.Voter && b != leader && !b.dead.Load() {
+			others = append(others, b)
+		}
+	}
+	return others
+}
+
+// voteFirst lets a vote overtake a heartbeat. The leader's successor hands over
+// again, to the first; one server has heard of neither, has a slow disk, and is asked
+// for its vote in the newest term. While it stores that, the heartbeats of the term
+// in between arrive, which it would have followed before.
+func (w *world) voteFirst() func() {
+	first := w.leader()
+	if first == nil {
+		return nil
+	}
+	others := w.followers(first)
+	if len(others) < 2 {
+		return nil
+	}
+	at := w.dice.n(len(others))
+	second, voter := others[at], others[(at+1)%len(others)]
+	hand := func(from, to *boot) bool {
+		term := from.Term()
+		from.raft.LeadershipTransferToServer(to.id.raftID(), raftAddress(to.id, to.addr))
+		return w.until(time.Second, func() bool { return to.IsLeader() && to.Term() > term })
+	}
+	late := w.net.begin(&hazard{only: frameAppend, block: holds, match: func(_, to *boot, _ bool) bool { return to == voter }})
+	votes := w.net.begin(&hazard{only: frameVote, block: loses, match: func(_, to *boot, _ bool) bool { return to == voter }})
+	moved := hand(first, second)
+	slow := w.ms(300, 1000)
+	voter.disk.set(func() { voter.disk.slow = slow })
+	time.Sleep(w.ms(30, 100)) // its heartbeats are on their way
+	votes()
+	if moved && hand(second, first) {
+		w.stats.count("heartbeat overtaken by a vote")
+	}
+	late()
+	return func() { voter.disk.set(func() { voter.disk.slow = 0 }) }
 }
 
 // grow opens two slots more, if this cluster grows and has not yet, and waits
