@@ -25,6 +25,7 @@ func TestClusterOfProcesses(t *testing.T) {
 	if other := w.key("laptop", "--image-version", "2"); other == first {
 		t.Error("another version of the app got the same key")
 	}
+	w.metricsAreDocumented()
 	functions := w.start("msg=ready", "claviger-fn-sim", "fn.yaml")
 	w.functions(t)
 

@@ -31,8 +31,8 @@ has a boot that does not vote yet, or while the epoch is stopped: then old archi
 that was written to within --idle stays. DIR must hold the archive of a boot that runs in this cluster: of a machine that has left
 for good delete the directory by hand. Other files are never touched, the wrapped roots above all.
 
-After a recovery that had to accept a fork keep the old archives elsewhere until nobody asks about them any more: this command counts
-them as ended. With 'fsync: relaxed' the running archives may be up to 1 MiB behind on disk: prune rarely there, with a long --idle.`,
+After a recovery with --accept-lost-entries keep the old archives elsewhere until nobody asks about them any more: this command
+counts them as ended. With 'fsync: relaxed' the running archives may be up to 1 MiB behind on disk: prune rarely there, with a long --idle.`,
 		Example: `  claviger cluster prune --cluster cluster.json /var/lib/claviger
   claviger cluster prune --cluster cluster.json --delete /var/lib/claviger`,
 		Args: cobra.ExactArgs(1),

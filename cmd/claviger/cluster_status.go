@@ -79,6 +79,9 @@ func writeCluster(w io.Writer, c api.Cluster) {
 	}
 }
 
+// measurementOf says what is shown of a member's code: in a TDX guest the firmware, which builds of the node have in common.
+var measurementOf = map[string]string{"sgx": "sgx MRENCLAVE", "tdx": "tdx MRTD"}
+
 func writeMember(table rows, m api.Member) {
 	role := "nonvoter"
 	switch {
@@ -96,5 +99,5 @@ func writeMember(table rows, m api.Member) {
 		admitted = "of the epoch before"
 	}
 	table.add("member "+m.Slot, "%-8s  incarnation %d, lag %s, %s, API %s, server %s", role, m.Incarnation, lag, admitted, m.APIAddr, fmt.Sprintf("%.16s…", m.ServerID))
-	table.add("", "          %s %s, TCB %s at its admission, feature level %d", m.TEE, fmt.Sprintf("%.16s…", m.Measurement), m.TCBStatus, m.Level)
+	table.add("", "          %s %.16s…, TCB %s at its admission, feature level %d", measurementOf[m.TEE], m.Measurement, m.TCBStatus, m.Level)
 }
