@@ -67,6 +67,13 @@ func (a *acks) note(peer raft.ServerID, term, stamp uint64) {
 	}
 }
 
+// answered reports whether peer has.
+func (r *ackRound) answered(peer raft.ServerID) bool {
+	r.acks.mu.Lock()
+	defer r.acks.mu.Unlock()
+	return r.from[peer]
+}
+
 // majority reports whether self and those who answered are most of the voters
 // of c. Self counts if it is a voter there, and only then: a leader that is
 // being removed needs a majority of the others.

@@ -187,10 +187,10 @@ func TestSnapshotToANewMember(t *testing.T) {
 		}
 		// The member that started from a snapshot can lead.
 		nodes[1].Shutdown()
-		nodes[2].Shutdown()
-		if err := a.TransferLeadership(t.Context()); err == nil {
-			leaderOf(t, a, d)
+		if err := a.TransferLeadershipTo(t.Context(), d.id); err != nil {
+			t.Fatal(err)
 		}
+		propose(t, leaderOf(t, d), "from the new member")
 	})
 }
 

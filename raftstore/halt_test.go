@@ -75,7 +75,7 @@ func TestHaltedStoreDoesNotKeepLeadership(t *testing.T) {
 		nodes := net.cluster(t, "a", "b", "c")
 		propose(t, nodes[0], "new")
 		eventually(t, "b is halted", nodes[1].Halted)
-		if err := nodes[0].raft.LeadershipTransferToServer(nodes[1].id.raftID(), raftAddress(nodes[1].id, nodes[1].addr)).Error(); err != nil {
+		if err := nodes[0].TransferLeadershipTo(t.Context(), nodes[1].id); err != nil {
 			t.Fatal(err)
 		}
 		leader := leaderOf(t, nodes[0], nodes[2])

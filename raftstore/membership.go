@@ -81,15 +81,6 @@ func (s *Store) change(ctx context.Context, op string, id ServerID, addr string,
 	return f.Index(), nil
 }
 
-// TransferLeadership hands leadership to the most advanced voter; the new
-// leader is elected within a few round trips. It fails when there is no other voter.
-func (s *Store) TransferLeadership(ctx context.Context) error {
-	if err := s.servable(ctx); err != nil {
-		return err
-	}
-	return s.await(ctx, s.raft.LeadershipTransfer())
-}
-
 // wouldHaveMajority refuses a change of the voters unless a majority of those
 // there would be have just answered this leader. A configuration is in force
 // once it is appended, and to be committed it needs that majority: without it

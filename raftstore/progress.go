@@ -50,10 +50,10 @@ func (t *transport) told(id raft.ServerID, args *raft.AppendEntriesRequest, rep 
 	if !rep.OK || rep.Term != args.Term {
 		return
 	}
-	t.acks.note(id, args.Term, stamp)
 	if peer, err := ParseServerID(string(id)); err == nil {
 		t.matched.note(peer, args.Term, args.PrevLogEntry+uint64(len(args.Entries)))
 	}
+	t.acks.note(id, args.Term, stamp) // last: who waits for it looks at both
 }
 
 // Progress is, on the leader, the last log index up to which each of the other

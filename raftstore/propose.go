@@ -42,6 +42,9 @@ func checkEntrySize(entry []byte) error {
 // commit proposes entry to raft here. Errors are raft's own, those of ctx, or
 // this package's.
 func (s *Store) commit(ctx context.Context, entry []byte) (uint64, any, error) {
+	if s.handing.Load() {
+		return 0, nil, raft.ErrLeadershipTransferInProgress
+	}
 	start := time.Now()
 	s.metrics.proposing.Inc()
 	defer s.metrics.proposing.Dec()

@@ -186,6 +186,9 @@ func (s *Store) proposeOne(entry []byte) wireOutcome {
 	start := time.Now()
 	s.metrics.proposing.Inc()
 	defer s.metrics.proposing.Dec()
+	if s.handing.Load() {
+		return wireOutcome{Code: outcomeNotLeader}
+	}
 	f := s.raft.Apply(entry, enqueueTimeout)
 	switch err := s.outcome(f); {
 	case err == nil:

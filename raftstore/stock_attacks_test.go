@@ -22,6 +22,7 @@ var attacks = []attack{
 	{"a snapshot arrives late, with an older configuration", TestStockLateConfiguration, TestOursLateConfiguration, "", nil},
 	{"an old majority is kept alive behind a partition after a recovery", TestStockOldMajority, TestOursOldMajority, "", []string{"kds/node.TestOldEpochBehindAPartition", "kds/client.TestRolledBackEpoch", "attest/ratls.TestDiversionOfEvidence"}},
 	{"TimeoutNow from anybody", TestStockTimeoutNow, TestTimeoutNowOnlyFromTheLeader, "refused: only the leader that is followed may ask for it, on its own channel", nil},
+	{"what is for the next leader is held back while leadership is handed over", TestStockHeldBackTransfer, TestOursHeldBackTransfer, "", nil},
 	{"an error text in the place of a pre-vote", TestStockPreVoteText, TestOursPreVoteText, "", nil},
 	{"a vote is asked for without an id", TestStockVoteWithoutID, TestHeaderOfAnotherServerIsRefused, "refused: the header is the identity of the channel", []string{"kds/node.TestRaftChannelsAreForMembersOnly"}},
 	{"entries are sent in the leader's name", TestStockForgedEntries, TestHeaderOfAnotherServerIsRefused, "refused: the header is the identity of the channel", []string{"raftstore.TestRemovedServerIsOutForEver", "kds/node.TestRaftChannelsAreForMembersOnly"}},

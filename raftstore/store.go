@@ -72,6 +72,7 @@ type Store struct {
 	asks     reads // questions to the leader, elsewhere
 	forwards *forwarder
 	hints    hints
+	handing  atomic.Bool // leadership is being handed over: no entry is taken
 	leaders  *leaderWatch
 	fence    *fence
 	metrics  *metrics
@@ -188,7 +189,7 @@ const maxHaltedLead = 10 * time.Second
 
 // abdicate hands leadership to a server that may be able to apply and serve.
 func (s *Store) abdicate() {
-	if err := s.raft.LeadershipTransfer().Error(); err != nil {
+	if err := s.yield(s.trans.ctx, func(raft.Server) bool { return true }); err != nil {
 		s.log.Warn("halted, and leadership was not handed over", "reason", err)
 	}
 }
