@@ -18,7 +18,11 @@ func recorded(t *testing.T) (*world, *[][]byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := [][]byte{genesis}
+	roots, err := state.Encode(&state.CommitRoots{Epoch: 1, IDs: w.secrets.GenerationIDs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := [][]byte{genesis, roots}
 	w.replica.before = func(e state.Entry) error {
 		raw, err := state.Encode(e)
 		log = append(log, raw)

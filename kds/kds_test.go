@@ -26,7 +26,7 @@ func TestReleaseToTheSameCodeAnywhere(t *testing.T) {
 	if len(first.Key) != 32 || !slices.Equal(first.Key, second.Key) {
 		t.Fatal("the same code on another machine got another key")
 	}
-	if first.Realm != "sim" || first.Constraint != constraint || first.Version != (api.Version{Generation: 1, Counter: 1}) {
+	if first.Realm != "sim" || first.Constraint != constraint || first.Version != w.version(1) {
 		t.Errorf("%v %+v", first, first.Version)
 	}
 	identity := w.secrets.Identity().Public()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/enclave/secret"
@@ -137,7 +138,9 @@ func parseAsk(bounds error, constraint, name, purpose string) (ask, error) {
 // resolve turns a requested version, in which 0 means current, into one that
 // exists.
 func resolve(view state.View, v api.Version) (api.Version, error) {
-	if v.Generation == 0 {
+	if v.Generation == 0 && !v.GenerationID.IsZero() {
+		v.Generation = uint64(slices.Index(view.GenerationIDs, [32]byte(v.GenerationID)) + 1)
+	} else if v.Generation == 0 {
 		v.Generation = view.Generation
 	}
 	if v.Counter == 0 {
@@ -146,6 +149,15 @@ func resolve(view state.View, v api.Version) (api.Version, error) {
 	if v.Generation > view.Generation || v.Counter > currentCounter {
 		return api.Version{}, fmt.Errorf("%w: %d.%d; the newest is %d.%d", ErrVersion, v.Generation, v.Counter, view.Generation, currentCounter)
 	}
+	var id api.ID // zero below the level that has them
+	if at := v.Generation - 1; at < uint64(len(view.GenerationIDs)) {
+		id = view.GenerationIDs[at]
+	}
+	if !v.GenerationID.IsZero() && v.GenerationID != id {
+		return api.Version{}, fmt.Errorf("%w: the cluster holds no root of that number with id %s; if an epoch made it that a recovery has left behind, it is lost with that epoch",
+			ErrVersion, v.GenerationID)
+	}
+	v.GenerationID = id
 	return v, nil
 }
 

@@ -5,20 +5,26 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/claviger/claviger/enclave/secret"
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
 )
 
 // Sizes of the cluster's secrets in bytes.
 const (
 	rootSize       = 32
-	maxGenerations = 256
+	maxGenerations = state.MaxGenerations
 	maxSecrets     = 16 << 10 // of the encoded form
 )
 
-// ErrSecrets says that secrets do not decode or that one is missing.
-var ErrSecrets = errors.New("kds: cluster secrets refused")
+var (
+	// ErrSecrets says that secrets do not decode or that one is missing.
+	ErrSecrets = errors.New("kds: cluster secrets refused")
+	// ErrRoots says that roots are others than those that the cluster has committed to.
+	ErrRoots = errors.New("kds: these are not the roots that the cluster has committed to")
+)
 
 // Secrets are what every admitted node of a cluster holds in memory: the root
 // of each generation and the identity key. They are made once, at genesis,
@@ -27,6 +33,7 @@ var ErrSecrets = errors.New("kds: cluster secrets refused")
 // change after they are made, and no method prints them.
 type Secrets struct {
 	roots    []secret.Key // roots[0] is generation 1
+	ids      [][32]byte   // of the roots
 	seed     secret.Key   // RFC 8032 seed of the identity key
 	identity identity
 }
@@ -67,15 +74,22 @@ func newSecrets(seed secret.Key, roots ...secret.Key) (*Secrets, error) {
 	if seed.Len() != ed25519.SeedSize || len(roots) == 0 || len(roots) > maxGenerations {
 		return nil, fmt.Errorf("%w: identity seed of %d bytes, %d generations", ErrSecrets, seed.Len(), len(roots))
 	}
-	for _, r := range roots {
+	ids := make([][32]byte, len(roots))
+	for i, r := range roots {
 		if r.Len() != rootSize {
 			return nil, fmt.Errorf("%w: root of %d bytes, want %d", ErrSecrets, r.Len(), rootSize)
 		}
+		id, err := r.Derive(rootIDLabel, len(ids[i]))
+		if err != nil {
+			return nil, err
+		}
+		ids[i] = [32]byte(id.Reveal())
+		id.Destroy()
 	}
 	raw := seed.Reveal()
 	defer clear(raw)
 	private := ed25519.NewKeyFromSeed(raw)
-	return &Secrets{roots: roots, seed: seed, identity: identity{
+	return &Secrets{roots: roots, ids: ids, seed: seed, identity: identity{
 		public: private.Public().(ed25519.PublicKey),
 		sign:   func(message []byte) []byte { return ed25519.Sign(private, message) },
 	}}, nil
@@ -86,6 +100,31 @@ func (s *Secrets) Identity() api.Signer { return s.identity }
 
 // Generation returns the newest generation held.
 func (s *Secrets) Generation() uint64 { return uint64(len(s.roots)) }
+
+// rootIDLabel derives the id of a root, which is public: nothing else may be
+// derived under it.
+const rootIDLabel = "claviger/root-id/v1"
+
+// GenerationIDs names the roots held, by generation from 1, by what follows from
+// each of them and gives nothing of it away: HKDF of the root under a label of its
+// own, 32 bytes. Numbers alone do not tell roots apart: see state.CommitRoots.
+func (s *Secrets) GenerationIDs() [][32]byte { return slices.Clone(s.ids) }
+
+// Check returns nil if these are the roots that a cluster has committed to, as its
+// state has their ids: all of those, and perhaps later ones. Otherwise it says
+// which one is another, or missing, and matches ErrRoots.
+func (s *Secrets) Check(committed [][32]byte) error {
+	for i, want := range committed {
+		switch {
+		case i >= len(s.ids):
+			return fmt.Errorf("%w: the root of generation %d, id %.16s, is missing", ErrRoots, i+1, api.ID(want))
+		case s.ids[i] != want:
+			return fmt.Errorf("%w: generation %d has id %.16s there, and these have %.16s: they are of another epoch, which made the same generation, or of nobody",
+				ErrRoots, i+1, api.ID(want), api.ID(s.ids[i]))
+		}
+	}
+	return nil
+}
 
 // root returns the root of a generation, from 1.
 func (s *Secrets) root(generation uint64) (secret.Key, error) {

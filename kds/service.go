@@ -132,7 +132,7 @@ var ErrMismatch = errors.New("kds: node and cluster do not belong together")
 
 // cluster returns the state and the manifest of a cluster this service may
 // serve. It refuses a halted machine, one without a cluster, and a cluster of
-// another root of trust or identity key.
+// another root of trust, other roots or another identity key.
 func (s *Service) cluster() (state.View, *api.Manifest, error) {
 	if err := s.Machine.Halted(); err != nil {
 		return state.View{}, nil, err
@@ -140,6 +140,9 @@ func (s *Service) cluster() (state.View, *api.Manifest, error) {
 	view := s.Machine.View()
 	if view.ClusterID.IsZero() {
 		return state.View{}, nil, ErrNotFounded
+	}
+	if err := s.Secrets.Check(view.GenerationIDs); err != nil {
+		return state.View{}, nil, fmt.Errorf("%w: %w", ErrMismatch, err)
 	}
 	if f := s.founded.Load(); f != nil && f.clusterID == view.ClusterID {
 		return view, f.manifest, nil
@@ -207,6 +210,10 @@ func (s *Service) describe() (api.Cluster, error) {
 		Checkpoint: signature, Members: make([]api.Member, 0, len(view.Members)),
 		Level: view.Level, Ended: view.Ended, AdminSequence: view.Sequence, NodePolicyNow: view.NodePolicyText,
 		PolicySigned: view.NodePolicySigned, Tickets: make([]api.PendingTicket, 0, len(view.Tickets)),
+		GenerationIDs: make([]api.ID, 0, len(view.GenerationIDs)),
+	}
+	for _, id := range view.GenerationIDs {
+		c.GenerationIDs = append(c.GenerationIDs, id)
 	}
 	for _, t := range view.Tickets {
 		c.Tickets = append(c.Tickets, api.PendingTicket{Slot: t.Slot, ServerID: t.ServerID, PlatformID: t.PlatformID})

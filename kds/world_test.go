@@ -114,6 +114,7 @@ func newWorld(t testing.TB) *world {
 	founded := must[state.Founded](t)(propose[state.Founded](t.Context(), w.replica, &state.Genesis{
 		Level: state.Level, Manifest: raw, IdentityKey: w.secrets.Identity().Public(), Epoch: 1, Generation: 1}))
 	w.id = founded.ClusterID
+	must[state.Committed](t)(propose[state.Committed](t.Context(), w.replica, &state.CommitRoots{Epoch: 1, IDs: w.secrets.GenerationIDs()}))
 	return w
 }
 
@@ -163,6 +164,11 @@ func (w *world) bundle(at time.Time) []byte {
 
 func request() api.KeyRequest {
 	return api.KeyRequest{Constraint: constraint, Name: "db", Purpose: "aes-256"}
+}
+
+// version is the first one of a generation that the world's roots have.
+func (w *world) version(generation uint64) api.Version {
+	return api.Version{Generation: generation, Counter: 1, GenerationID: w.secrets.GenerationIDs()[generation-1]}
 }
 
 // refused releases, and demands the code, an empty reply and an untouched log.

@@ -186,11 +186,7 @@ func (v *recoveryView) write(w io.Writer) {
 	}
 	table.add("cluster", "%q, id %s", v.Name, v.ClusterID)
 	table.add("enclave", "%s, which satisfies the node policy and has read what follows", v.Enclave)
-	if v.Roots {
-		table.add("roots", "given back up to generation %d; the new epoch takes generation %d", v.Generation, v.Generation+1)
-	} else {
-		table.add("roots", "with the live servers, up to generation %d; one of them must be the source, and then the archives are opened, too", v.Generation)
-	}
+	table.add("roots", "%s", v.roots())
 	fmt.Fprintln(w)
 	v.writeArchives(w)
 	if a := v.Archive(v.Newest); a != nil {
@@ -202,6 +198,24 @@ func (v *recoveryView) write(w io.Writer) {
 	}
 	v.writeWitnesses(w)
 	v.writeServers(w)
+}
+
+// roots says whether the roots of the newest history are there.
+func (v *recoveryView) roots() string {
+	a := v.Archive(v.Newest)
+	switch {
+	case !v.Roots:
+		return "with the live servers; one of them must be the source, and then the archives are opened, too"
+	case a == nil:
+		return "given back"
+	case a.Generation == 0:
+		return "given back, and NOT those of the newest history: bring the wrapped roots of its epoch"
+	}
+	text := fmt.Sprintf("given back up to generation %d; the new epoch takes generation %d", a.Generation, a.Generation+1)
+	if n := len(a.IDs); n > 0 {
+		text += fmt.Sprintf("\n                the newest of its epoch has id %s", a.IDs[n-1])
+	}
+	return text
 }
 
 func (v *recoveryView) writeArchives(w io.Writer) {

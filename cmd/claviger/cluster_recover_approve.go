@@ -135,7 +135,7 @@ func (f *recoverApproveFlags) statement(l *loaded) (*api.RecoveryStatement, erro
 	for _, b := range r.Archives {
 		newest = max(newest, b.Epoch)
 	}
-	st := &api.RecoveryStatement{Label: api.RecoveryLabel, ClusterID: l.id, Epoch: f.epoch, Generation: r.Generation + 1, Source: a.Source(), Enclave: r.Enclave}
+	st := &api.RecoveryStatement{Label: api.RecoveryLabel, ClusterID: l.id, Epoch: f.epoch, Generation: a.Generation + 1, Source: a.Source(), Enclave: r.Enclave}
 	if st.Epoch == 0 {
 		st.Epoch = newest + 1
 	}

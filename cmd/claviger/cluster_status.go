@@ -58,6 +58,9 @@ func writeCluster(w io.Writer, c api.Cluster) {
 		ended = "; ENDED by the operators: nothing is written any more"
 	}
 	table.add("epoch", "%d, root generation %d, feature level %d%s", c.Epoch, c.Generation, c.Level, ended)
+	if n := len(c.GenerationIDs); n > 0 {
+		table.add("", "the root has id %s", c.GenerationIDs[n-1])
+	}
 	table.add("operators", "%d statements so far", c.AdminSequence)
 	table.add("node policy", "version %d", c.NodePolicy)
 	for _, text := range c.NodePolicyNow {

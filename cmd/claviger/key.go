@@ -33,6 +33,8 @@ func (f *keyFlags) register(cmd *cobra.Command, constraint string) {
 	flags.StringVar(&f.name, "name", "", "`name` of the key: 1 to 256 visible ASCII characters")
 	flags.StringVar(&f.purpose, "purpose", "", "purpose: raw/1 to raw/64, aes-256, x25519, ed25519 or age")
 	flags.Uint64Var(&f.version.Generation, "generation", 0, "root generation; 0 is the current one")
+	flags.TextVar(&f.version.GenerationID, "generation-id", api.ID{}, "`id` of the root generation, as printed with a key: refused if the cluster holds another root, whatever its number")
+	flags.Lookup("generation-id").DefValue = "" // 64 zeros would tell nobody anything
 	flags.Uint64Var(&f.version.Counter, "counter", 0, "counter of the version; 0 is the current one")
 }
 
@@ -161,7 +163,7 @@ func printDerived(s *cli.Streams, k secret.Key, reply api.KeyReply) error {
 		table.add("purpose, name", "%s, %s", out.Purpose, out.Name)
 		table.add("bound to", "%s", out.Constraint)
 		table.add("realm", "%s", out.Realm)
-		table.add("version", "%d.%d", out.Version.Generation, out.Version.Counter)
+		table.version(out.Version)
 		table.add("recorded", "leaf %d of cluster %s, epoch %d; receipt verified", out.LogIndex, out.ClusterID, out.Epoch)
 	})
 }
@@ -215,6 +217,11 @@ identity key and verified here. With --age it is an ordinary age recipient.`,
 	return cmd
 }
 
+// version shows which root a key is of: the number may have been used twice, the id never.
+func (r rows) version(v api.Version) {
+	r.add("version", "%d.%d, of the root with id %s", v.Generation, v.Counter, v.GenerationID)
+}
+
 func printPublic(s *cli.Streams, reply api.PublicKeyReply, asAge bool) error {
 	return s.Print(reply, func(w io.Writer) {
 		if asAge {
@@ -229,7 +236,7 @@ func printPublic(s *cli.Streams, reply api.PublicKeyReply, asAge bool) error {
 		table.add("purpose, name", "%s, %s", reply.Purpose, reply.Name)
 		table.add("bound to", "%s", reply.Constraint)
 		table.add("can change", "%t", reply.Mutable)
-		table.add("version", "%d.%d", reply.Version.Generation, reply.Version.Counter)
+		table.version(reply.Version)
 		table.add("signed by", "identity key of cluster %s, epoch %d; verified", reply.ClusterID, reply.Epoch)
 	})
 }

@@ -290,7 +290,7 @@ func TestPublicKeyReplySignature(t *testing.T) {
 	}
 	make := func() PublicKeyReply {
 		r := PublicKeyReply{PublicKey: []byte{1}, Recipient: "age1", Purpose: "age", Constraint: "c", Name: "n", Realm: "sim",
-			Version: Version{1, 1}, ClusterID: ID{3}, Epoch: 1, PolicyHash: hash}
+			Version: Version{Generation: 1, Counter: 1, GenerationID: ID{5}}, ClusterID: ID{3}, Epoch: 1, PolicyHash: hash}
 		if err := r.Sign(s); err != nil {
 			t.Fatal(err)
 		}
@@ -309,6 +309,8 @@ func TestPublicKeyReplySignature(t *testing.T) {
 		"realm":      func(r *PublicKeyReply) { r.Realm = "hw" },
 		"generation": func(r *PublicKeyReply) { r.Version.Generation++ },
 		"counter":    func(r *PublicKeyReply) { r.Version.Counter++ },
+		"id":         func(r *PublicKeyReply) { r.Version.GenerationID[0]++ },
+		"no id":      func(r *PublicKeyReply) { r.Version.GenerationID = ID{} },
 		"cluster":    func(r *PublicKeyReply) { r.ClusterID = ID{4} },
 		"epoch":      func(r *PublicKeyReply) { r.Epoch++ },
 		"hash":       func(r *PublicKeyReply) { r.PolicyHash = ID{} },

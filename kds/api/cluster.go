@@ -44,6 +44,7 @@ type Cluster struct {
 	Checkpoint  []byte   `json:"checkpoint"` // identity key's signature of the log head
 	Members     []Member `json:"members"`
 
+	GenerationIDs []ID            `json:"generation_ids"`               // of the roots, by generation from 1; empty below level 3
 	Level         uint64          `json:"level"`                        // feature level of the state
 	Ended         bool            `json:"ended"`                        // by the operators: nothing is written in this epoch any more
 	AdminSequence uint64          `json:"admin_sequence"`               // of the last statement of the operators; the next one is one more

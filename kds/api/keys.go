@@ -16,11 +16,17 @@ type Evidence struct {
 	Binding    [64]byte
 }
 
-// Version names a derivation: the root generation and the counter. Zero in a
-// request means the current one; a reply names both.
+// Version names a derivation: the root generation, its id, and the counter. Zero
+// in a request means the current one, or that of the rest; a reply names all.
+//
+// A number may be used twice: a recovery that goes on from before an epoch, whose
+// roots are lost with it, makes the generation again. The id is the root's own, and
+// the same number with another id means other keys. Whoever seals data for years
+// keeps the id beside it, and asks for it.
 type Version struct {
-	Generation uint64 `json:"generation"`
-	Counter    uint64 `json:"counter"`
+	Generation   uint64 `json:"generation"`
+	Counter      uint64 `json:"counter"`
+	GenerationID ID     `json:"generation_id,omitzero"` // zero in a reply only below feature level 3
 }
 
 // KeyRequest asks for a private or symmetric key; POST /v1/keys.
@@ -128,10 +134,14 @@ func PolicyHash(canonical string) (ID, error) {
 }
 
 func (r *PublicKeyReply) message() ([]byte, error) {
-	return MarshalCanonical([]any{
+	fields := []any{
 		"claviger/public-key/v1", [32]byte(r.ClusterID), r.Epoch, r.Realm, r.Constraint, [32]byte(r.PolicyHash), r.Mutable,
 		r.Name, r.Purpose, r.Version.Generation, r.Version.Counter, r.PublicKey, r.Recipient,
-	})
+	}
+	if id := r.Version.GenerationID; !id.IsZero() {
+		fields[0], fields = "claviger/public-key/v2", append(fields, [32]byte(id))
+	}
+	return MarshalCanonical(fields)
 }
 
 // Sign fills in the signature.

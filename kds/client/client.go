@@ -229,9 +229,10 @@ type (
 // matches refuses an answer to another question.
 func matches(q asked, a answered, constraint policy.Constraint) error {
 	sameVersion := (q.Version.Generation == 0 || q.Version.Generation == a.version.Generation) &&
-		(q.Version.Counter == 0 || q.Version.Counter == a.version.Counter)
+		(q.Version.Counter == 0 || q.Version.Counter == a.version.Counter) &&
+		(q.Version.GenerationID.IsZero() || q.Version.GenerationID == a.version.GenerationID)
 	if a.constraint != constraint.String() || a.name != q.Name || a.purpose != q.Purpose || !sameVersion {
-		return fmt.Errorf("it answers for %q %q %q version %d.%d", a.constraint, a.name, a.purpose, a.version.Generation, a.version.Counter)
+		return fmt.Errorf("it answers for %q %q %q version %d.%d, id %.16s", a.constraint, a.name, a.purpose, a.version.Generation, a.version.Counter, a.version.GenerationID)
 	}
 	return nil
 }

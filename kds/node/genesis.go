@@ -88,7 +88,8 @@ func (n *Node) approve(ctx context.Context, rawManifest []byte, s *kds.Secrets) 
 	return ev, st.checkApprovals(manifest.Operators, approvals)
 }
 
-// firstEntries commits Genesis, the collateral of our own platform and our own admission.
+// firstEntries commits Genesis, the id of the first root, the collateral of our
+// own platform and our own admission.
 func (n *Node) firstEntries(ctx context.Context, m *membership, ev ratls.Evidence, recoveryKey []byte) error {
 	store := n.store.Load()
 	if err := store.Genesis(); err != nil {
@@ -98,6 +99,9 @@ func (n *Node) firstEntries(ctx context.Context, m *membership, ev ratls.Evidenc
 		return err
 	}
 	if _, err := n.propose(ctx, &state.Genesis{Level: n.level, Manifest: m.raw, IdentityKey: m.identity, Epoch: 1, Generation: 1, RecoveryKey: recoveryKey}); err != nil {
+		return err
+	}
+	if err := n.commitRoots(ctx); err != nil {
 		return err
 	}
 	return n.admitSelf(ctx, ev, m)

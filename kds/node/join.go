@@ -29,7 +29,7 @@ func (n *Node) join(ctx context.Context) error {
 			if err == nil {
 				return nil
 			}
-			if errors.Is(err, ErrSuperseded) {
+			if errors.Is(err, ErrSuperseded) || errors.Is(err, kds.ErrRoots) { // this boot holds what nobody must
 				return err
 			}
 			last, hopeless = err, hopeless && final(err)
@@ -84,7 +84,7 @@ func final(err error) bool {
 	if errors.Is(err, kds.ErrStale) || errors.Is(err, errLeaderUnfit) {
 		return false
 	}
-	return errors.Is(err, state.ErrHalted) || errors.Is(err, ratls.ErrEvidence) || errors.Is(err, ratls.ErrClusterID) || errors.Is(err, ratls.ErrEpoch) ||
+	return errors.Is(err, state.ErrHalted) || errors.Is(err, kds.ErrRoots) || errors.Is(err, ratls.ErrEvidence) || errors.Is(err, ratls.ErrClusterID) || errors.Is(err, ratls.ErrEpoch) ||
 		errors.Is(err, ErrJoin) || errors.Is(err, ErrNotMember)
 }
 
@@ -188,6 +188,9 @@ func (n *Node) reportProgress(ctx context.Context, c *ratls.Conn, target uint64)
 		at := store.AppliedIndex()
 		if err := n.machine.Halted(); err != nil { // it has not applied what the index says
 			return err
+		}
+		if err := n.secrets.Check(n.machine.View().GenerationIDs); err != nil {
+			return fmt.Errorf("%w: what this member handed over is not the cluster's: %w", ErrJoin, err)
 		}
 		if at >= target || time.Since(last) > time.Second { // also when a snapshot keeps it where it is
 			if err := send(c, kindProgress, joinIndex{Index: at}); err != nil {

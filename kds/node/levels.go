@@ -7,17 +7,32 @@ import (
 )
 
 // raiseLevel raises the feature level by one step when every member's build
-// knows the next.
+// knows the next, and does what the level asks for.
 func (n *Node) raiseLevel(ctx context.Context, view state.View) error {
-	next := nextLevel(view, n.level)
-	if next == 0 {
+	if next := nextLevel(view, n.level); next != 0 {
+		if _, err := n.propose(ctx, &state.RaiseLevel{Epoch: view.Epoch, Level: next}); err != nil {
+			return err
+		}
+		n.log.Info("raised the feature level", "level", next)
+	}
+	return n.commitRoots(ctx)
+}
+
+// commitRoots puts the ids of the roots into the state, where the level has them
+// and they are not there yet: at the beginning of an epoch, and when a cluster that
+// was founded below that level has been raised to it.
+func (n *Node) commitRoots(ctx context.Context) error {
+	view := n.machine.View()
+	if !rootsDue(view) {
 		return nil
 	}
-	if _, err := n.propose(ctx, &state.RaiseLevel{Epoch: view.Epoch, Level: next}); err != nil {
-		return err
-	}
-	n.log.Info("raised the feature level", "level", next)
-	return nil
+	_, err := n.propose(ctx, &state.CommitRoots{Epoch: view.Epoch, IDs: n.secrets.GenerationIDs()})
+	return err
+}
+
+// rootsDue reports whether the state lacks the id of a root.
+func rootsDue(view state.View) bool {
+	return !view.Ended && view.Level >= state.LevelRoots && uint64(len(view.GenerationIDs)) < view.Generation
 }
 
 // nextLevel is the level to raise the state to, or 0. Members that are not

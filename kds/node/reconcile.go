@@ -57,7 +57,7 @@ func (n *Node) askReconcile() {
 func (n *Node) reconcile(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reconcileLimit)
 	defer cancel()
-	if view := n.machine.View(); nextLevel(view, n.level) == 0 { // the usual look takes nobody's turn
+	if view := n.machine.View(); nextLevel(view, n.level) == 0 && !rootsDue(view) { // the usual look takes nobody's turn
 		if members, _ := n.store.Load().Members(); len(n.due(view, members)) == 0 {
 			return nil
 		}

@@ -79,7 +79,7 @@ type recovery struct {
 	n        *Node
 	manifest *api.Manifest
 	key      *kds.ShareRecipient // lives in this boot's memory only
-	secrets  *kds.Secrets        // with the newest generation of the old epochs; nil until shares or a survivor give them
+	held     []*kds.Secrets      // what shares or survivors have given back, the most generations first; see rootsOf
 	alive    []*survivor
 	disks    []*inspected // the archives
 	looked   bool         // the archives have been opened
@@ -149,7 +149,7 @@ func (r *recovery) inspectAll(ctx context.Context) {
 	if records == nil {
 		records = file.Records
 	}
-	i := &inspector{clusterID: r.n.cfg.ClusterID, self: r.n.boot.id, secrets: r.secrets, records: records}
+	i := &inspector{clusterID: r.n.cfg.ClusterID, self: r.n.boot.id, held: r.held, records: records}
 	for _, dir := range r.Archives {
 		if ctx.Err() != nil {
 			return
@@ -212,10 +212,11 @@ func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
 	if err := errors.Join(ctx.Err(), r.look()); err != nil {
 		return nil, err
 	}
-	out := &RecoveryReport{Manifest: r.Manifest, IdentityKey: r.IdentityKey, Enclave: api.ID(r.n.boot.id), Roots: r.secrets != nil, Generation: r.generation()}
+	out := &RecoveryReport{Manifest: r.Manifest, IdentityKey: r.IdentityKey, Enclave: api.ID(r.n.boot.id), Roots: len(r.held) > 0}
 	for _, a := range r.archives {
 		if a.report.Problem == "" {
 			a.report.Final = r.seen.final(a.report.Epoch, a.report.ServerID) != nil
+			a.report.Generation = r.generationFor(a)
 			a.report.Refused, a.report.Leaves = "", printable(r.leaves(a))
 			if err := r.usable(a); err != nil {
 				a.report.Refused = printable(strings.TrimPrefix(err.Error(), ErrRecovery.Error()+": "))
@@ -253,6 +254,9 @@ func (r *recovery) look() error {
 // this enclave can see.
 func (r *recovery) usable(a *inspected) error {
 	if err := r.seen.check(a, r.IdentityKey, r.n.cfg.ClusterID); err != nil {
+		return err
+	}
+	if err := r.checkRoots(a); err != nil {
 		return err
 	}
 	if seen := max(r.MinNodePolicy, r.n.cfg.MinNodePolicy); a.report.NodePolicy < seen {

@@ -34,12 +34,10 @@ const (
 
 // survivor is one address at which an old server may live.
 type survivor struct {
-	addr       string
-	a          *inspected       // what it holds; nil or with a Problem while that is not known
-	verified   *attest.Verified // its evidence, when it was last visited
-	generation uint64           // newest root generation that it holds
-	stopped    bool             // it has said, over a channel to its key, that it is stopped for good
-	gave       bool             // and has handed over its secrets
+	addr     string
+	a        *inspected       // what it holds; nil or with a Problem while that is not known
+	verified *attest.Verified // its evidence, when it was last visited
+	stopped  bool             // it has said, over a channel to its key, that it is stopped for good
 }
 
 // known reports whether its history is here.
@@ -104,7 +102,7 @@ func (r *recovery) visit(ctx context.Context, s *survivor, a *inspected) error {
 		return errors.New("it is not in the configuration that its log ends with: the cluster went on without it")
 	}
 	a.report.Kind = KindAlive
-	s.verified, s.generation, s.stopped = peer.Verified, head.Generation, s.stopped || head.Stopped
+	s.verified, s.stopped = peer.Verified, s.stopped || head.Stopped
 	if s.stopped {
 		a.report.Kind = KindStopped
 	}
@@ -167,7 +165,7 @@ func (r *recovery) stopSurvivors(ctx context.Context, brought *RecoveryApprovals
 			if !v.known() || (v.a.report.ServerID == s.Source.ServerID) != sourceToo || !says(s, v.a.report.ServerID, api.FateStopped) {
 				continue
 			}
-			if v.stopped && (!sourceToo || r.secrets != nil) {
+			if v.stopped && (!sourceToo || r.rootsOf(v.a) != nil) {
 				continue
 			}
 			if err := r.stopOne(ctx, v, brought); err != nil {
@@ -231,25 +229,11 @@ func (r *recovery) askToStop(ctx context.Context, v *survivor, brought *Recovery
 	if err != nil {
 		return err
 	}
-	v.gave = true
-	if r.secrets == nil || secrets.Generation() > r.secrets.Generation() {
-		r.secrets = secrets
+	if err := fitting(secrets, v.a); err != nil {
+		return err
 	}
+	r.hold(secrets)
 	return nil
-}
-
-// generation is the newest root generation that is held, here or by survivors.
-func (r *recovery) generation() uint64 {
-	if r.secrets != nil {
-		return r.secrets.Generation()
-	}
-	newest := uint64(0)
-	for _, s := range r.alive {
-		if s.known() {
-			newest = max(newest, s.generation)
-		}
-	}
-	return newest
 }
 
 // errClosed is about archives while nobody has given back the roots.
@@ -257,7 +241,7 @@ var errClosed = errors.New("not opened yet: no shares were asked for, and a surv
 
 // openArchives opens the disks once the roots are here.
 func (r *recovery) openArchives(ctx context.Context) {
-	if r.secrets == nil {
+	if len(r.held) == 0 {
 		r.disks = nil
 		for _, dir := range r.Archives {
 			a := &inspected{report: ArchiveReport{Path: printable(dir), Kind: KindArchive}}

@@ -104,7 +104,7 @@ func FuzzSurvivorMessages(f *testing.F) {
 	f.Add(bytes.Clone(out.Bytes()))
 	f.Add(out.Bytes()[:out.Len()-6])
 	out.Reset()
-	for _, m := range []any{surviveRequest{Version: 1, Statement: []byte{0x80}, Approvals: []api.Approval{{Key: []byte{1}}}}, survivorStopped{Secrets: []byte{1}}, survivorHead{Generation: 1}} {
+	for _, m := range []any{surviveRequest{Version: 1, Statement: []byte{0x80}, Approvals: []api.Approval{{Key: []byte{1}}}}, survivorStopped{Secrets: []byte{1}}, survivorHead{Stopped: true}} {
 		if err := send(w, kindSurvive, m); err != nil {
 			f.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/kds/state"
 )
 
 // survivorSite is a lostSite whose survivors do not look long for a majority.
@@ -150,13 +151,13 @@ func (e *claimant) ask(alive *running, s *api.RecoveryStatement, keys ...ed25519
 	if err != nil {
 		e.l.t.Fatal(err)
 	}
-	v := &survivor{addr: alive.PeerAddr(), a: &inspected{}}
+	v := &survivor{addr: alive.PeerAddr(), a: &inspected{machine: state.NewHeads()}}
 	v.a.report = ArchiveReport{Epoch: s.Source.Epoch, ServerID: api.ID(alive.ServerID()), Applied: s.Source.Applied, AppliedTerm: s.Source.Term,
 		Chain: s.Source.Chain, State: s.Source.StateSHA256, LogSize: s.Source.LogSize, LogRoot: s.Source.LogRoot, NodePolicy: s.Source.NodePolicy}
-	e.r.secrets = nil
+	e.r.held = nil
 	err = e.r.askToStop(e.l.t.Context(), v, &RecoveryApprovals{Statement: raw, Approvals: api.Approve(raw, keys...)})
-	if err != nil && e.r.secrets != nil || err == nil && s.Source.ServerID == api.ID(alive.ServerID()) && (e.r.secrets == nil || !v.gave || !v.stopped) {
-		e.l.t.Errorf("answered with %v, and secrets came: %t", err, e.r.secrets != nil)
+	if err != nil && len(e.r.held) > 0 || err == nil && s.Source.ServerID == api.ID(alive.ServerID()) && (len(e.r.held) == 0 || !v.stopped) {
+		e.l.t.Errorf("answered with %v, and secrets came: %t", err, len(e.r.held) > 0)
 	}
 	return err
 }

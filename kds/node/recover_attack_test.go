@@ -181,7 +181,7 @@ func TestRecoveryRefuses(t *testing.T) {
 				return
 			}
 			raw[len(raw)/2] ^= 1
-			name := filepath.Join(t.TempDir(), WrappedFile(1))
+			name := filepath.Join(t.TempDir(), "roots.wrapped")
 			if err := os.WriteFile(name, raw, 0o600); err != nil {
 				t.Error(err)
 			}
@@ -251,7 +251,7 @@ func TestOneManifestOpensOnce(t *testing.T) {
 	first.Close()
 	again := c.recovery(c.dead)
 	again.Archives = append(again.Archives, archiveDir(first))
-	again.Wrapped = append(again.Wrapped, filepath.Join(first.cfg.DataDir, WrappedFile(2)))
+	again.Wrapped = append(again.Wrapped, wrappedOf(first))
 	again.Approve = c.approve(func(report *RecoveryReport, s *api.RecoveryStatement) {
 		s.Epoch, s.Accept = 2, api.Accept(false, true)
 		for _, a := range report.Archives {

@@ -62,11 +62,11 @@ func (a *inspected) chainAt(index uint64) (hash [32]byte, known bool) {
 	return a.chains[i].hash, true
 }
 
-// inspector reads archives with the roots that the shares gave back.
+// inspector reads archives with the roots that were given back.
 type inspector struct {
 	clusterID api.ID
 	self      raftstore.ServerID
-	secrets   *kds.Secrets
+	held      []*kds.Secrets
 	records   Records
 }
 
@@ -95,15 +95,11 @@ func (i *inspector) read(ctx context.Context, dir string, a *inspected) error {
 	if id == i.self {
 		return errors.New("this is the recovering boot's own")
 	}
-	key, err := i.secrets.ArchiveKey(id)
+	key, epoch, err := i.keyOf(ctx, dir, id)
 	if err != nil {
 		return err
 	}
 	defer key.Destroy()
-	epoch, err := i.epochOf(ctx, dir, key, id)
-	if err != nil {
-		return err
-	}
 	a.epoch, a.server = epoch, api.ID(id)
 	chain := raftstore.Chain{ClusterID: i.clusterID, Epoch: epoch, Server: id}
 	if a.history, err = history.Inspect(stopping(ctx, i.records(dir)), key, chain); err != nil {
@@ -128,6 +124,31 @@ func stopping(ctx context.Context, records iter.Seq2[[]byte, error]) iter.Seq2[[
 			}
 		}
 	}
+}
+
+// keyOf finds the key and the epoch of an archive: the key follows from the first
+// root, of which one should be held.
+func (i *inspector) keyOf(ctx context.Context, dir string, id raftstore.ServerID) (secret.Key, uint64, error) {
+	var failed error
+	var tried [][32]byte
+	for _, s := range i.held {
+		first := s.GenerationIDs()[0]
+		if slices.Contains(tried, first) {
+			continue
+		}
+		tried = append(tried, first)
+		key, err := s.ArchiveKey(id)
+		if err != nil {
+			return secret.Key{}, 0, err
+		}
+		epoch, err := i.epochOf(ctx, dir, key, id)
+		if err == nil {
+			return key, epoch, nil
+		}
+		key.Destroy()
+		failed = errors.Join(failed, err)
+	}
+	return secret.Key{}, 0, failed
 }
 
 // epochOf finds the epoch under which the first record opens.
@@ -182,6 +203,9 @@ func (i *inspector) replay(a *inspected) error {
 		Path: a.report.Path, Kind: a.report.Kind, Epoch: h.Chain.Epoch, ServerID: api.ID(h.Chain.Server), Begin: h.Begin, Sequence: h.Sequence, Head: h.Head,
 		Index: index, Term: term, Applied: v.Applied, AppliedTerm: replayed.Term, Chain: replayed.Chain, State: sha256.Sum256(raw),
 		LogSize: v.Log.Size, LogRoot: v.Log.Root, NodePolicy: v.NodePolicy, Constraints: v.NodePolicyText, Ended: v.Ended,
+	}
+	for _, id := range v.GenerationIDs {
+		a.report.IDs = append(a.report.IDs, id)
 	}
 	if h.Torn != nil {
 		a.report.Torn = printable(h.Torn.Error())

@@ -25,7 +25,8 @@ type accepted struct {
 	approvals []api.Approval
 	state     []byte // of the source
 	view      state.View
-	next      uint64 // our incarnation in our slot
+	secrets   *kds.Secrets // those of the source; nil before a survivor has handed them over
+	next      uint64       // our incarnation in our slot
 	evidence  ratls.Evidence
 }
 
@@ -70,9 +71,6 @@ func (r *recovery) accept(ctx context.Context, brought *RecoveryApprovals) (*acc
 // have been asked to stop.
 func (r *recovery) judge(ctx context.Context, o *accepted, stopped bool) error {
 	s := o.statement
-	if want := r.generation() + 1; s.Generation != want {
-		return fmt.Errorf("%w: root generation %d is next, the statement says %d", ErrRecovery, want, s.Generation)
-	}
 	a := r.archive(s.Source.ServerID)
 	if a == nil {
 		return fmt.Errorf("%w: no history of server %.16s can be used%s", ErrRecovery, s.Source.ServerID, r.whyNot(s.Source.ServerID))
@@ -80,8 +78,14 @@ func (r *recovery) judge(ctx context.Context, o *accepted, stopped bool) error {
 	if s.Source != a.report.Source() {
 		return fmt.Errorf("%w: the archive of server %.16s is not the one that the operators have signed", ErrRecovery, s.Source.ServerID)
 	}
-	if stopped && r.secrets == nil {
-		return fmt.Errorf("%w: nobody has given back the roots", ErrRecovery)
+	if o.secrets = r.rootsOf(a); stopped && o.secrets == nil {
+		return fmt.Errorf("%w: nobody has given back the roots of that history", ErrRecovery)
+	}
+	if err := r.checkRoots(a); err != nil {
+		return err
+	}
+	if want := r.generationFor(a) + 1; s.Generation != want {
+		return fmt.Errorf("%w: root generation %d is next, the statement says %d", ErrRecovery, want, s.Generation)
 	}
 	// Asked again now: a receipt may have come since the report (finding 1).
 	if err := r.look(); err != nil {
@@ -144,11 +148,6 @@ func (r *recovery) prepare(ctx context.Context, o *accepted, a *inspected) (err 
 		return err
 	}
 	o.view = a.machine.View()
-	// More generations may be held than the history has: those of an epoch that is
-	// given up. Their numbers are not used again.
-	if held := r.generation(); held < o.view.Generation {
-		return fmt.Errorf("%w: the wrapped roots are of generation %d, the history is of generation %d; bring %s, of any node", ErrRecovery, held, o.view.Generation, WrappedFile(o.view.Generation))
-	}
 	// Of now: people may have taken days.
 	if o.evidence, err = r.n.prover.prove(ctx, r.reportData); err != nil {
 		return err
@@ -183,7 +182,7 @@ func incarnationIn(members []state.Member, slot string, platform [32]byte) (uint
 // the old state, and then this boot's own admission.
 func (r *recovery) open(ctx context.Context, o *accepted) error {
 	n, s := r.n, o.statement
-	secrets, err := r.secrets.NextGeneration()
+	secrets, err := o.secrets.NextGeneration()
 	if err != nil {
 		return err
 	}
@@ -221,7 +220,8 @@ func (r *recovery) firstEntries(ctx context.Context, o *accepted, m *membership)
 	if err := n.awaitLeadership(ctx); err != nil {
 		return err
 	}
-	if _, err := n.propose(ctx, &state.Recover{Level: max(o.view.Level, 2), Manifest: r.Manifest, IdentityKey: r.IdentityKey, Statement: o.raw,
+	// Who joins the new epoch starts anew, and with a build that knows this level.
+	if _, err := n.propose(ctx, &state.Recover{Level: n.level, Manifest: r.Manifest, IdentityKey: r.IdentityKey, Statement: o.raw,
 		Approvals: o.approvals, Size: uint64(len(o.state)), SHA256: s.Source.StateSHA256}); err != nil {
 		return err
 	}
@@ -231,6 +231,9 @@ func (r *recovery) firstEntries(ctx context.Context, o *accepted, m *membership)
 			return err
 		}
 		at += len(part)
+	}
+	if err := n.commitRoots(ctx); err != nil {
+		return err
 	}
 	return n.admitSelf(ctx, o.evidence, m)
 }

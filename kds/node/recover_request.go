@@ -121,9 +121,8 @@ type RecoveryApprovals struct {
 type RecoveryReport struct {
 	Manifest    []byte `json:"manifest"`
 	IdentityKey []byte `json:"identity_key"`
-	Enclave     api.ID `json:"enclave"`    // the only one that an approval may name
-	Roots       bool   `json:"roots"`      // whether this enclave holds the roots; without them no archive is open, and a survivor must be the source
-	Generation  uint64 `json:"generation"` // newest root generation of this enclave, or of the survivors; the new epoch takes the next
+	Enclave     api.ID `json:"enclave"` // the only one that an approval may name
+	Roots       bool   `json:"roots"`   // whether this enclave holds the roots; without them no archive is open, and a survivor must be the source
 
 	Archives []ArchiveReport  `json:"archives"`
 	Servers  []ReportedServer `json:"servers"`  // of the newest epoch seen: an approval says what has become of each
@@ -159,8 +158,10 @@ type ArchiveReport struct {
 	LogRoot     api.ID   `json:"log_root"`
 	NodePolicy  uint64   `json:"node_policy_version"`
 	Constraints []string `json:"node_policy"`
-	Ended       bool     `json:"ended"` // a planned stop
-	Final       bool     `json:"final"` // this server's signed final checkpoint has been shown
+	Generation  uint64   `json:"generation"`     // newest root generation that is held for it, here or by the survivor; an epoch that continues it takes the next; 0: its roots are not held
+	IDs         []api.ID `json:"generation_ids"` // of the roots in its state, by generation from 1
+	Ended       bool     `json:"ended"`          // a planned stop
+	Final       bool     `json:"final"`          // this server's signed final checkpoint has been shown
 
 	Verdict string `json:"verdict"`           // "newest", "equal to the newest", "behind …", "diverged …", "FORKED …"
 	Refused string `json:"refused,omitempty"` // why this archive cannot be the source

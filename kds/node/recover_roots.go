@@ -1,9 +1,11 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/claviger/claviger/kds"
 )
@@ -31,7 +33,11 @@ func (r *recovery) unwrap(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(err, refused)
 		}
-		if r.secrets, err = r.rootsFrom(request, sealed); err == nil {
+		held, err := r.rootsFrom(request, sealed)
+		if err == nil {
+			for _, s := range held {
+				r.hold(s)
+			}
 			return nil
 		}
 		if ctx.Err() != nil {
@@ -41,8 +47,75 @@ func (r *recovery) unwrap(ctx context.Context) error {
 	}
 }
 
-// rootsFrom opens the sealed shares and, with them, the newest wrapped roots.
-func (r *recovery) rootsFrom(request *RecoveryRequest, sealed []SealedShare) (*kds.Secrets, error) {
+// hold keeps roots that were given back, once.
+func (r *recovery) hold(s *kds.Secrets) {
+	ids := s.GenerationIDs()
+	for _, have := range r.held {
+		if slices.Equal(have.GenerationIDs(), ids) {
+			return
+		}
+	}
+	r.held = append(r.held, s)
+	slices.SortStableFunc(r.held, func(a, b *kds.Secrets) int { return cmp.Compare(b.Generation(), a.Generation()) })
+}
+
+// fitting says why roots are not those of a history: it has committed to others,
+// or to more. They may be more than it has: those of an epoch that is given up,
+// whose numbers are not used again.
+func fitting(s *kds.Secrets, a *inspected) error {
+	v, file := a.machine.View(), WrappedPattern
+	if n := len(v.GenerationIDs); n > 0 {
+		file = WrappedFile(uint64(n), v.GenerationIDs[n-1])
+	}
+	err := s.Check(v.GenerationIDs)
+	if held := s.Generation(); err == nil && held < v.Generation { // below the level that has ids
+		err = fmt.Errorf("they are of generation %d, the history is of generation %d", held, v.Generation)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: the roots that were given back do not belong to this history: %w; bring %s, of a node of its epoch", ErrRecovery, err, file)
+	}
+	return nil
+}
+
+// rootsOf are the roots of a history among those held, nil if none are. Two sets
+// may have the same generations: of epochs that both went on from the same one.
+func (r *recovery) rootsOf(a *inspected) *kds.Secrets {
+	for _, s := range r.held {
+		if fitting(s, a) == nil {
+			return s
+		}
+	}
+	return nil
+}
+
+// checkRoots refuses a history whose roots are not among those held; before any
+// are, a survivor has to hand them over, and is held to them then.
+func (r *recovery) checkRoots(a *inspected) error {
+	if len(r.held) == 0 || r.rootsOf(a) != nil {
+		return nil
+	}
+	var why error
+	for _, s := range r.held {
+		why = errors.Join(why, fitting(s, a))
+	}
+	return why
+}
+
+// generationFor is the newest root generation that is held for a history, here or
+// by the survivor whose it is: a server holds the generations of its state.
+func (r *recovery) generationFor(a *inspected) uint64 {
+	if s := r.rootsOf(a); s != nil {
+		return s.Generation()
+	}
+	if len(r.held) > 0 {
+		return 0
+	}
+	return a.machine.View().Generation
+}
+
+// rootsFrom opens the sealed shares and, with them, every file of wrapped roots
+// that they open.
+func (r *recovery) rootsFrom(request *RecoveryRequest, sealed []SealedShare) ([]*kds.Secrets, error) {
 	if len(sealed) > maxShares {
 		return nil, fmt.Errorf("%w: %d shares, at most %d", ErrShares, len(sealed), maxShares)
 	}
@@ -58,23 +131,23 @@ func (r *recovery) rootsFrom(request *RecoveryRequest, sealed []SealedShare) (*k
 		}
 		shares = append(shares, share)
 	}
-	var best *kds.Secrets
+	var held []*kds.Secrets
 	var failed error
 	for _, name := range r.Wrapped {
 		s, err := r.unwrapFile(name, shares)
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: %w", name, err))
-		} else if best == nil || s.Generation() > best.Generation() {
-			best = s
+		} else {
+			held = append(held, s)
 		}
 	}
-	if best == nil {
+	if len(held) == 0 {
 		return nil, fmt.Errorf("%w: %w", ErrShares, failed)
 	}
 	if failed != nil {
 		r.n.log.Warn("some wrapped roots were of no use", "reason", failed)
 	}
-	return best, nil
+	return held, nil
 }
 
 func (r *recovery) unwrapFile(name string, shares []kds.Share) (*kds.Secrets, error) {

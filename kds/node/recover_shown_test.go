@@ -132,7 +132,7 @@ func TestTheSearchForAnEpochEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	i := &inspector{clusterID: api.ID{1}, secrets: secrets, records: func(string) iter.Seq2[[]byte, error] {
+	i := &inspector{clusterID: api.ID{1}, held: []*kds.Secrets{secrets}, records: func(string) iter.Seq2[[]byte, error] {
 		return func(yield func([]byte, error) bool) {
 			cancel()
 			yield(make([]byte, file.MaxRecord), nil)

@@ -112,7 +112,7 @@ func (n *Node) oneSurvival(ctx context.Context, c *ratls.Conn, req *surviveReque
 	if err := n.survives(ctx); err != nil {
 		return err
 	}
-	if err := send(c, kindHead, survivorHead{Generation: n.secrets.Generation(), Stopped: n.fenced.up()}); err != nil {
+	if err := send(c, kindHead, survivorHead{Stopped: n.fenced.up()}); err != nil {
 		return err
 	}
 	return sendRecords(c, n.store.Load().Export())

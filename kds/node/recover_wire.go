@@ -41,9 +41,8 @@ type surviveRequest struct {
 // survivorHead begins the history that a survivor shows. What that is follows
 // from the records, by whoever reads them.
 type survivorHead struct {
-	_          struct{} `cbor:",toarray"`
-	Generation uint64   // newest root generation that it holds
-	Stopped    bool     // its store has been stopped for good
+	_       struct{} `cbor:",toarray"`
+	Stopped bool     // its store has been stopped for good
 }
 
 type survivorRecords struct {

@@ -81,11 +81,17 @@ func (l *lostSite) recovery(dead []*running) *Recovery {
 	r := &Recovery{Manifest: l.pins.Manifest, IdentityKey: l.pins.IdentityKey}
 	for _, n := range dead {
 		r.Archives = append(r.Archives, archiveDir(n))
-		r.Wrapped = append(r.Wrapped, filepath.Join(n.cfg.DataDir, WrappedFile(1)))
+		r.Wrapped = append(r.Wrapped, wrappedOf(n))
 	}
 	r.Shares = l.returnShares(l.shares[:2]...)
 	r.Approve = l.approve(nil)
 	return r
+}
+
+// wrappedOf is the file that a node has written with the roots that it holds.
+func wrappedOf(n *running) string {
+	ids := n.secrets.GenerationIDs()
+	return filepath.Join(n.cfg.DataDir, WrappedFile(uint64(len(ids)), ids[len(ids)-1]))
 }
 
 // returnShares seals shares to whoever asks, and gives up when refused.
@@ -137,9 +143,9 @@ func (l *lostSite) approve(change func(*RecoveryReport, *api.RecoveryStatement))
 
 // statement continues the newest archive and calls every server destroyed.
 func (l *lostSite) statement(r *RecoveryReport) *api.RecoveryStatement {
-	s := &api.RecoveryStatement{Label: api.RecoveryLabel, ClusterID: l.pins.ClusterID, Epoch: 2, Generation: r.Generation + 1, Enclave: r.Enclave}
+	s := &api.RecoveryStatement{Label: api.RecoveryLabel, ClusterID: l.pins.ClusterID, Epoch: 2, Enclave: r.Enclave}
 	if a := r.Archive(r.Newest); a != nil {
-		s.Epoch, s.Source = a.Epoch+1, a.Source()
+		s.Epoch, s.Generation, s.Source = a.Epoch+1, a.Generation+1, a.Source()
 	}
 	for _, o := range r.Servers {
 		s.Old = append(s.Old, api.OldServer{Slot: o.Slot, ServerID: o.ServerID, Fate: api.FateDestroyed})

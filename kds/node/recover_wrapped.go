@@ -6,11 +6,18 @@ import (
 	"path/filepath"
 
 	"github.com/claviger/claviger/kds"
+	"github.com/claviger/claviger/kds/api"
 )
 
-// WrappedFile is the name, below DataDir, of the roots up to a generation,
-// wrapped to the cluster's recovery key.
-func WrappedFile(generation uint64) string { return fmt.Sprintf("roots-%d.wrapped", generation) }
+// WrappedPattern matches the names of WrappedFile, and no other file below DataDir.
+const WrappedPattern = "roots-*.wrapped"
+
+// WrappedFile is the name, below DataDir, of the roots up to a generation, wrapped
+// to the cluster's recovery key. Id is the generation's: two recoveries may make
+// the same number, and whoever was a member of both epochs keeps both roots.
+func WrappedFile(generation uint64, id [32]byte) string {
+	return fmt.Sprintf("roots-%d-%.16s.wrapped", generation, api.ID(id))
+}
 
 // writeWrapped writes the wrapped form of all roots. Without a recovery key there
 // is none, and the cluster cannot outlive its majority.
@@ -25,7 +32,8 @@ func (n *Node) writeWrapped(s *kds.Secrets, recoveryKey []byte) error {
 	if err := os.MkdirAll(n.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("node: wrapped roots: %w", err)
 	}
-	if err := writeDurably(filepath.Join(n.cfg.DataDir, WrappedFile(s.Generation())), wrapped); err != nil {
+	ids := s.GenerationIDs()
+	if err := writeDurably(filepath.Join(n.cfg.DataDir, WrappedFile(s.Generation(), ids[len(ids)-1])), wrapped); err != nil {
 		return fmt.Errorf("node: wrapped roots: %w", err)
 	}
 	return nil

@@ -28,6 +28,8 @@ func (d *data) admit(e *Admit) (any, error) {
 		return nil, ErrEpoch
 	case e.NodePolicy != d.nodePolicy:
 		return nil, ErrNodePolicy
+	case d.uncommitted():
+		return nil, ErrUncommitted
 	case !d.collateral.current(e.CollateralKey, e.CollateralVersion):
 		return nil, ErrCollateral
 	case e.Level < d.level:

@@ -66,11 +66,11 @@ func TestHolderIsAdmittedAgain(t *testing.T) {
 	m := run(t, genesis(t), put(1), admit(), put(2))
 	before := m.View().Members
 	e := admit()
-	if err, _ := m.Apply(5, encode(t, e)).(error); !errors.Is(err, ErrCollateral) {
+	if err, _ := next(t, m, e).(error); !errors.Is(err, ErrCollateral) {
 		t.Fatalf("by collateral that is over: %v", err)
 	}
 	e.CollateralVersion = 2
-	got, ok := m.Apply(6, encode(t, e)).(Admitted)
+	got, ok := next(t, m, e).(Admitted)
 	if !ok || !reflect.DeepEqual(got.Member, before[0]) || !reflect.DeepEqual(m.View().Members, before) {
 		t.Fatalf("%+v", got)
 	}

@@ -16,8 +16,12 @@ const MaxEntry = 96 << 10
 
 // Level is the highest feature level of this build. Genesis fixes the level
 // that a cluster starts with; RaiseLevel raises it once every member's build
-// knows the next. Level 2 has everything after Release.
-const Level = 2
+// knows the next. Level 2 has everything after Release, level 3 CommitRoots and
+// recoveries in which the operators accept that entries are lost.
+const Level = LevelRoots
+
+// LevelRoots is the feature level from which the state has the ids of the roots.
+const LevelRoots = 3
 
 // Errors of decoding an entry. Both halt a machine that meets them.
 var (
@@ -35,6 +39,7 @@ const (
 	kindOperate       = 6
 	kindRecover       = 7
 	kindRecoverPart   = 8
+	kindCommitRoots   = 9
 )
 
 // Entry is one replicated change. Its implementations are in this package.
@@ -258,6 +263,8 @@ func newEntry(kind uint64) Entry {
 		return new(Recover)
 	case kindRecoverPart:
 		return new(RecoverPart)
+	case kindCommitRoots:
+		return new(CommitRoots)
 	}
 	return nil
 }

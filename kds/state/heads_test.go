@@ -11,7 +11,7 @@ import (
 // snapshot's peaks show it.
 func TestHeads(t *testing.T) {
 	t.Parallel()
-	start := []Entry{genesis(t), put(1), admit()}
+	start := []Entry{genesis(t), commit(1, 1), put(1), admit()}
 	h, fork := NewHeads(), NewHeads()
 	for i, e := range start {
 		h.Apply(uint64(i+1), encode(t, e))
@@ -29,13 +29,13 @@ func TestHeads(t *testing.T) {
 	}
 	var middle []byte
 	for i := range uint64(40) {
-		shown = append(shown, apply(h, 4+i, byte(i)))
+		shown = append(shown, apply(h, 5+i, byte(i)))
 		if i == 20 {
 			middle = snap(t, h.Machine)
 		}
 	}
-	apply(fork, 4, 0)
-	forked := apply(fork, 5, 99)
+	apply(fork, 5, 0)
+	forked := apply(fork, 6, 99)
 	for _, head := range append(shown, Head{1, headOf(t, start).Root}) {
 		if err := h.Check(head.Size, head.Root); err != nil {
 			t.Errorf("size %d: %v", head.Size, err)
@@ -59,7 +59,7 @@ func TestHeads(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := uint64(21); i < 30; i++ {
-		apply(late, 4+i, byte(i))
+		apply(late, 5+i, byte(i))
 	}
 	counts := map[error]int{}
 	for i, head := range shown { // size is i+2; the snapshot has 22 = 16+4+2 leaves

@@ -40,6 +40,8 @@ var (
 	ErrNodePolicy  = errors.New("state: the node policy has changed since the decision")
 	ErrCollateral  = errors.New("state: the collateral has changed since the decision")
 	ErrGeneration  = errors.New("state: no such root generation")
+	ErrRoots       = errors.New("state: the roots are others than those that the cluster has committed to; somebody holds roots of another epoch")
+	ErrUncommitted = errors.New("state: the cluster has not committed to its newest root yet; nobody is admitted and nothing is released before that")
 	ErrNotNewer    = errors.New("state: the collateral is not newer than the replicated set")
 	ErrIncarnation = errors.New("state: another boot holds or has held this place in the slot")
 	ErrPlatform    = errors.New("state: the slot belongs to another platform")
@@ -144,12 +146,13 @@ type View struct {
 	RecoveryKey      []byte // empty where there is no recovery
 	Epoch            uint64
 	Generation       uint64
-	Ended            bool     // the operators have ended the epoch
-	Sequence         uint64   // of the last admin statement; the next is one more
-	NodePolicy       uint64   // version
-	NodePolicyText   []string // of that version; a node must satisfy one
-	NodePolicySigned []byte   // api.SignedAdmin, encoded, that made it; empty while it is the manifest's
-	LastStatement    [32]byte // SHA-256 of the last admin statement
+	GenerationIDs    [][32]byte // of the roots, by generation from 1; fewer while CommitRoots has not come; read only
+	Ended            bool       // the operators have ended the epoch
+	Sequence         uint64     // of the last admin statement; the next is one more
+	NodePolicy       uint64     // version
+	NodePolicyText   []string   // of that version; a node must satisfy one
+	NodePolicySigned []byte     // api.SignedAdmin, encoded, that made it; empty while it is the manifest's
+	LastStatement    [32]byte   // SHA-256 of the last admin statement
 	TimeFloor        time.Time
 	Log              Head
 	Members          []Member     // by slot
@@ -172,6 +175,7 @@ type data struct {
 	openSlots     uint64        // of the manifest
 	epoch         uint64
 	generation    uint64
+	roots         [][32]byte // ids, by generation from 1; see uncommitted
 	ended         bool
 	sequence      uint64
 	nodePolicy    uint64
@@ -289,6 +293,8 @@ func (d *data) apply(e Entry, known uint64) (any, error) {
 		return d.release(e)
 	case *RaiseLevel:
 		return d.raise(e, known)
+	case *CommitRoots:
+		return d.commit(e)
 	case *Operate:
 		return d.operate(e)
 	}
@@ -301,7 +307,7 @@ func (d *data) opens(e Entry) bool {
 	switch e := e.(type) {
 	case *Admit:
 		return e.ServerID == d.founder
-	case *PutCollateral:
+	case *PutCollateral, *CommitRoots:
 		return true
 	}
 	return false
@@ -433,6 +439,8 @@ func (d *data) release(e *Release) (any, error) {
 		return nil, ErrNodePolicy
 	case e.Generation == 0 || e.Generation > d.generation:
 		return nil, ErrGeneration
+	case d.uncommitted():
+		return nil, ErrUncommitted
 	case !d.collateral.current(e.CollateralKey, e.CollateralVersion):
 		return nil, ErrCollateral
 	case d.log.size >= maxLeaves:
@@ -458,7 +466,7 @@ func (m *Machine) View() View {
 	d := &m.d
 	v := View{
 		Applied: d.applied, Level: d.level, ClusterID: d.clusterID, Manifest: d.manifest, IdentityKey: d.identity, RecoveryKey: orNil(d.recoveryKey),
-		Epoch: d.epoch, Generation: d.generation, Ended: d.ended, Sequence: d.sequence,
+		Epoch: d.epoch, Generation: d.generation, GenerationIDs: orNil(d.roots), Ended: d.ended, Sequence: d.sequence,
 		NodePolicy: d.nodePolicy, NodePolicyText: d.policy, NodePolicySigned: orNil(d.policySigned), LastStatement: d.lastStatement, Log: Head{d.log.size, d.log.root()},
 		Members: slices.Clone(d.members), Tickets: orNil(d.tickets), Removed: orNil(d.removed),
 	}

@@ -132,7 +132,7 @@ func TestStatementAttacks(t *testing.T) {
 	m := run(t, genesisOf(t, board), put(1), admit(), second)
 	two := func(raw []byte) []api.Approval { return api.Approve(raw, operatorKeys[0], operatorKeys[1]) }
 	used := statement(t, m, &api.RemoveSlot{Slot: "b"})
-	if err, bad := m.Apply(5, encode(t, &Operate{Statement: used, Approvals: two(used)})).(error); bad {
+	if err, bad := next(t, m, &Operate{Statement: used, Approvals: two(used)}).(error); bad {
 		t.Fatal(err)
 	}
 	id := m.View().ClusterID
@@ -339,7 +339,6 @@ func TestRemovedAreBounded(t *testing.T) {
 
 func TestLevels(t *testing.T) {
 	t.Parallel()
-	next := func(m *Machine, e Entry) any { return m.Apply(m.View().Applied+1, encode(t, e)) }
 	low := genesis(t)
 	low.Level = 1
 	old := joining("b", 2, 2)
@@ -369,7 +368,7 @@ func TestLevels(t *testing.T) {
 	}
 	newer := admit()
 	newer.Level, newer.Incarnation, newer.ServerID = Level+1, 2, [32]byte{7}
-	if err, bad := next(m, newer).(error); bad {
+	if err, bad := next(t, m, newer).(error); bad {
 		t.Fatal(err)
 	}
 	later := NewAt(Level + 1)

@@ -11,7 +11,8 @@ import (
 	"github.com/claviger/claviger/kds/api"
 )
 
-// genEntries draws a history with rejected entries in it.
+// genEntries draws a history with rejected entries in it, of a cluster that
+// begins at its level or one below.
 // Statements of operators are drawn for the sequence numbers that may come up.
 func genEntries(t testing.TB, rt *rapid.T) [][]byte {
 	var out [][]byte
@@ -21,7 +22,7 @@ func genEntries(t testing.TB, rt *rapid.T) [][]byte {
 	}
 	for i := range rapid.IntRange(1, 40).Draw(rt, "length") {
 		var e Entry
-		switch rapid.IntRange(0, 13).Draw(rt, fmt.Sprintf("kind %d", i)) {
+		switch rapid.IntRange(0, 14).Draw(rt, fmt.Sprintf("kind %d", i)) {
 		case 0:
 			e = genesis(t)
 		case 1, 2, 3:
@@ -45,6 +46,8 @@ func genEntries(t testing.TB, rt *rapid.T) [][]byte {
 			e = signed(raw)
 		case 10:
 			e = &RaiseLevel{Epoch: 1, Level: Level}
+		case 11:
+			e = commit(rapid.Uint64Range(1, 2).Draw(rt, "epoch"), rapid.SliceOfNDistinct(rapid.ByteMax(3), 1, 3, rapid.ID).Draw(rt, "generations")...)
 		default:
 			r := release(rapid.Uint64Range(1, 4).Draw(rt, "version"))
 			r.CollateralKey.FMSPC[5] = rapid.ByteMax(3).Draw(rt, "fmspc")
@@ -52,7 +55,11 @@ func genEntries(t testing.TB, rt *rapid.T) [][]byte {
 		}
 		out = append(out, encode(t, e))
 	}
-	return append([][]byte{encode(t, genesis(t))}, out...)
+	first := genesis(t)
+	if rapid.Bool().Draw(rt, "a cluster of before") {
+		first.Level--
+	}
+	return append([][]byte{encode(t, first), encode(t, commit(1, 1))}, out...)
 }
 
 func genBody(rt *rapid.T) api.AdminBody {
@@ -88,7 +95,7 @@ func genRecovery(t testing.TB, rt *rapid.T) [][]byte {
 	}
 	founder := joining("z", 0xee, 0xee)
 	founder.Epoch, founder.NodePolicy, founder.CollateralVersion = 2, m.View().NodePolicy, 1
-	return append(out, encode(t, founder))
+	return append(out, encode(t, commit(2, 1, 2)), encode(t, founder))
 }
 
 // Same entries, same bytes, on any two machines, with a restart from a
@@ -131,7 +138,7 @@ func TestPropertyDeterministic(t *testing.T) {
 
 func FuzzApply(f *testing.F) {
 	lost := recovery(f, run(f, genesis(f), put(1), admit()))
-	for _, e := range []Entry{genesis(f), put(1), admit(), release(1), &RaiseLevel{Epoch: 1, Level: 2}, lost.entry(), lost.parts(MaxPart)[0]} {
+	for _, e := range []Entry{genesis(f), put(1), admit(), release(1), &RaiseLevel{Epoch: 1, Level: 2}, commit(1, 1), commit(2, 1, 2), lost.entry(), lost.parts(MaxPart)[0]} {
 		f.Add(encode(f, e))
 	}
 	for _, b := range []api.AdminBody{&api.Stop{}, &api.RemoveSlot{Slot: "a"}, &api.Ticket{Slot: "b", ServerID: [32]byte{2}, PlatformID: [32]byte{2}}} {
@@ -141,7 +148,7 @@ func FuzzApply(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		m := run(t, genesis(t), put(1), admit())
 		before := snap(t, m)
-		result := m.Apply(4, raw)
+		result := m.Apply(5, raw)
 		if e, err := Decode(raw); err == nil {
 			again, err := Encode(e)
 			if r, later := e.(*RaiseLevel); later && r.Level > Level {
@@ -159,7 +166,7 @@ func FuzzApply(f *testing.F) {
 			}
 			return
 		}
-		if err, ok := result.(error); !ok || !errors.Is(err, ErrHalted) || m.View().Applied != 3 {
+		if err, ok := result.(error); !ok || !errors.Is(err, ErrHalted) || m.View().Applied != 4 {
 			t.Fatalf("bad entry gave %v", result)
 		}
 		m.halted = nil // look past the halt: the state itself must be untouched

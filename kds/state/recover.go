@@ -33,6 +33,9 @@ func (e *Recover) open() (*pending, error) {
 	if err := s.Check(id, &m.Operators, e.Approvals); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecovery, err)
 	}
+	if s.AcceptsEntries() && e.Level < LevelRoots { // builds of before know no such words
+		return nil, fmt.Errorf("%w: that entries are lost is accepted from level %d on", ErrRecovery, LevelRoots)
+	}
 	if s.Source.StateSHA256 != e.SHA256 {
 		return nil, fmt.Errorf("%w: the operators signed for another state", ErrRecovery)
 	}

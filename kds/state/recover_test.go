@@ -149,6 +149,10 @@ func TestRecovery(t *testing.T) {
 			t.Fatal(err)
 		}
 		founder.CollateralVersion, other.CollateralVersion = 2, 2
+		rejected(t, "the founder, before the new root", m, founder, ErrUncommitted)
+		if got := next(t, m, commit(2, 1, 2)); got != (Committed{2}) {
+			t.Fatalf("the roots: %v", got)
+		}
 		if got, ok := m.Apply(m.View().Applied+1, encode(t, founder)).(Admitted); !ok {
 			t.Fatalf("the founder: %v", got)
 		}
@@ -182,6 +186,9 @@ func TestRecoveryOfARecovery(t *testing.T) {
 	}
 	founder := joining("a", 0xee, admit().PlatformID[0])
 	founder.Epoch, founder.Incarnation = 2, 2
+	if err, bad := next(t, second, commit(2, 1, 2)).(error); bad {
+		t.Fatal(err)
+	}
 	if err, bad := second.Apply(second.View().Applied+1, encode(t, founder)).(error); bad {
 		t.Fatal(err)
 	}
@@ -246,11 +253,11 @@ func TestRecoveryAttacks(t *testing.T) {
 	atTheEnd := map[string]func(*plan){
 		"another state": func(p *plan) { p.snapshot = snap(t, rolledBack) },
 		"a state that fits but for its hash": func(p *plan) {
-			var s snapshot
+			var s rootsSnapshot
 			if err := api.UnmarshalCanonical(p.snapshot, MaxState, &s); err != nil {
 				t.Fatal(err)
 			}
-			s.Members[0].RaftAddr = "h:9"
+			s.State.Members[0].RaftAddr = "h:9"
 			raw, err := api.MarshalCanonical(s)
 			if err != nil {
 				t.Fatal(err)

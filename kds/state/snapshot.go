@@ -20,7 +20,22 @@ const (
 // ErrSnapshot says that a snapshot is not one that this build writes.
 var ErrSnapshot = errors.New("state: snapshot refused")
 
-const snapshotLabel = "claviger/state/v2"
+const (
+	snapshotLabel = "claviger/state/v2"
+	rootsLabel    = "claviger/state/v3"
+)
+
+// rootsSnapshot is the encoded form of data from LevelRoots on. What is below it
+// keeps the form that builds of before read and write.
+type rootsSnapshot struct {
+	_     struct{} `cbor:",toarray"`
+	Label string
+	State snapshot
+	Roots [][32]byte
+}
+
+// arrayOfThree begins the encoding of a rootsSnapshot, and of no other.
+const arrayOfThree = 0x83
 
 // snapshot is the encoded form of data: lists sorted by their keys.
 type snapshot struct {
@@ -89,13 +104,21 @@ func (d *data) form() (*snapshot, error) {
 	return s, nil
 }
 
+// encode is the snapshot of a state in the form of its level.
+func (d *data) encode() ([]byte, error) {
+	s, err := d.form()
+	if err != nil {
+		return nil, err
+	}
+	if d.level < LevelRoots {
+		return api.MarshalCanonical(s)
+	}
+	return api.MarshalCanonical(rootsSnapshot{Label: rootsLabel, State: *s, Roots: d.roots})
+}
+
 // WriteTo writes the snapshot.
 func (f *frozen) WriteTo(w io.Writer) (int64, error) {
-	s, err := f.d.form()
-	if err != nil {
-		return 0, err
-	}
-	raw, err := api.MarshalCanonical(s)
+	raw, err := f.d.encode()
 	if err != nil {
 		return 0, err
 	}
@@ -126,13 +149,11 @@ func (m *Machine) Restore(r io.Reader) error {
 
 // parseSnapshot reads a snapshot as a build of the given level does.
 func parseSnapshot(raw []byte, limit int, level uint64) (*data, error) {
-	var s snapshot
-	if err := api.UnmarshalCanonical(raw, limit, &s); err != nil {
+	s, roots, err := decodeSnapshot(raw, limit)
+	if err != nil {
 		return nil, err
 	}
 	switch {
-	case s.Label != snapshotLabel:
-		return nil, fmt.Errorf("label %.40q", s.Label)
 	case s.Level > level:
 		return nil, fmt.Errorf("%w: feature level %d, this build knows %d", ErrKind, s.Level, level)
 	case len(s.Recover) > 0 || len(s.Received) > 0:
@@ -140,7 +161,29 @@ func parseSnapshot(raw []byte, limit int, level uint64) (*data, error) {
 	case s.Level == 0:
 		return s.empty()
 	}
-	return s.data()
+	return s.data(roots)
+}
+
+// decodeSnapshot reads the form that belongs to the level of the state in it.
+func decodeSnapshot(raw []byte, limit int) (*snapshot, [][32]byte, error) {
+	var later rootsSnapshot
+	if len(raw) == 0 || raw[0] != arrayOfThree {
+		s := &later.State
+		if err := api.UnmarshalCanonical(raw, limit, s); err != nil {
+			return nil, nil, err
+		}
+		if s.Label != snapshotLabel || s.Level >= LevelRoots {
+			return nil, nil, fmt.Errorf("label %.40q at level %d", s.Label, s.Level)
+		}
+		return s, nil, nil
+	}
+	if err := api.UnmarshalCanonical(raw, limit, &later); err != nil {
+		return nil, nil, err
+	}
+	if later.Label != rootsLabel || later.State.Label != snapshotLabel || later.State.Level < LevelRoots {
+		return nil, nil, fmt.Errorf("label %.40q at level %d", later.Label, later.State.Level)
+	}
+	return &later.State, later.Roots, nil
 }
 
 // empty is a state before genesis, with nothing in it but an index.
@@ -193,8 +236,14 @@ func (s *snapshot) same(d *data) error {
 }
 
 // data checks what Apply would have guaranteed and builds the state of a cluster.
-func (s *snapshot) data() (*data, error) {
-	d := &data{
+func (s *snapshot) data(roots [][32]byte) (*data, error) {
+	if err := checkIDs(roots); err != nil {
+		return nil, err
+	}
+	if uint64(len(roots)) > s.Generation {
+		return nil, fmt.Errorf("ids of %d root generations, and there are %d", len(roots), s.Generation)
+	}
+	d := &data{roots: orNil(roots),
 		applied: s.Applied, level: s.Level, recoveryKey: orNil(s.RecoveryKey), epoch: s.Epoch, generation: s.Generation,
 		ended: s.Ended, sequence: s.Sequence, nodePolicy: s.NodePolicy, policy: s.Policy, policySigned: orNil(s.PolicySigned), lastStatement: s.LastStatement, floor: s.TimeFloor,
 		log:      frontier{s.LogSize, s.LogPeaks},

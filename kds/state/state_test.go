@@ -64,16 +64,37 @@ func encode(t testing.TB, e Entry) []byte {
 	return raw
 }
 
-// run applies entries in order and fails on a rejection.
+// run applies entries in order and fails on a rejection. Genesis is followed by
+// the commitment to its root, where its level has one.
 func run(t testing.TB, entries ...Entry) *Machine {
 	t.Helper()
 	m := New()
 	for i, e := range entries {
-		if err, bad := m.Apply(uint64(i+1), encode(t, e)).(error); bad {
+		if err, bad := next(t, m, e).(error); bad {
 			t.Fatalf("entry %d: %v", i, err)
+		}
+		if g, ok := e.(*Genesis); ok && g.Level >= LevelRoots {
+			if err, bad := next(t, m, commit(1, 1)).(error); bad {
+				t.Fatal(err)
+			}
 		}
 	}
 	return m
+}
+
+// next applies an entry at the next index.
+func next(t testing.TB, m *Machine, e Entry) any {
+	t.Helper()
+	return m.Apply(m.View().Applied+1, encode(t, e))
+}
+
+// commit is the commitment to the roots of some generations.
+func commit(epoch uint64, generations ...byte) *CommitRoots {
+	e := &CommitRoots{Epoch: epoch}
+	for _, g := range generations {
+		e.IDs = append(e.IDs, [32]byte{0xc0, g})
+	}
+	return e
 }
 
 func snap(t testing.TB, m *Machine) []byte {
@@ -99,23 +120,23 @@ func TestResults(t *testing.T) {
 	if v := m.View(); v.ClusterID != id || v.Epoch != 1 || v.NodePolicy != 1 || v.Log.Size != 1 || !v.TimeFloor.IsZero() {
 		t.Errorf("after genesis: %+v", v)
 	}
-	if got := m.Apply(2, encode(t, put(1))); got != (Put{1}) {
+	if got := next(t, m, put(1)); got != (Put{1}) {
 		t.Errorf("put: %v", got)
 	}
-	if got := m.Apply(3, encode(t, admit())); got.(Admitted).Member.Slot != "a" {
+	if got := next(t, m, admit()); got.(Admitted).Member.Slot != "a" {
 		t.Errorf("admit: %v", got)
 	}
-	if got := m.Apply(4, encode(t, put(1))); got != (Put{1}) {
+	if got := next(t, m, put(1)); got != (Put{1}) {
 		t.Errorf("the same set again: %v", got)
 	}
-	if got := m.Apply(5, encode(t, put(2))); got != (Put{2}) {
+	if got := next(t, m, put(2)); got != (Put{2}) {
 		t.Errorf("a newer set: %v", got)
 	}
-	got, ok := m.Apply(6, encode(t, release(2))).(Released)
+	got, ok := next(t, m, release(2)).(Released)
 	if !ok || got.Index != 1 || got.Size != 2 {
 		t.Errorf("release: %+v", got)
 	}
-	if v := m.View(); v.Log != (Head{2, got.Root}) || v.Applied != 6 || !v.TimeFloor.Equal(time.Unix(1002, 0)) || len(v.Members) != 1 {
+	if v := m.View(); v.Log != (Head{2, got.Root}) || v.Applied != 7 || !v.TimeFloor.Equal(time.Unix(1002, 0)) || len(v.Members) != 1 {
 		t.Errorf("at the end: %+v", v)
 	}
 	if c, ok := m.Collateral(key); !ok || c.Version != 2 || string(c.Bundle) != "bundle 2" {
@@ -235,11 +256,11 @@ func TestHalt(t *testing.T) {
 	for name, c := range cases {
 		m := run(t, genesis(t), put(1), admit())
 		before := m.View()
-		got, _ := m.Apply(4, c.raw).(error)
+		got, _ := m.Apply(before.Applied+1, c.raw).(error)
 		if !errors.Is(got, ErrHalted) || !errors.Is(got, c.want) || !errors.Is(m.Halted(), ErrHalted) {
 			t.Errorf("%s: %v", name, got)
 		}
-		if again, _ := m.Apply(5, good).(error); !errors.Is(again, ErrHalted) {
+		if again, _ := m.Apply(before.Applied+2, good).(error); !errors.Is(again, ErrHalted) {
 			t.Errorf("%s: applied on: %v", name, again)
 		}
 		if !reflect.DeepEqual(before, m.View()) {
@@ -310,26 +331,39 @@ func TestRestoreRefusals(t *testing.T) {
 	newer.Incarnation, newer.ServerID = 2, [32]byte{3}
 	good := snap(t, run(t, genesis(t), put(1), admit(), b, newer, other, release(1)))
 	wait := api.Ticket{Slot: "c", ServerID: [32]byte{7}, PlatformID: [32]byte{7}}
-	change := func(f func(*snapshot)) []byte {
-		var s snapshot
+	whole := func(f func(*rootsSnapshot) any) []byte {
+		var s rootsSnapshot
 		if err := api.UnmarshalCanonical(good, MaxSnapshot, &s); err != nil {
 			t.Fatal(err)
 		}
-		f(&s)
-		if s.Sequence > 0 { // so that each case fails for its own reason
-			s.LastStatement = [32]byte{1}
-		}
-		raw, err := api.MarshalCanonical(s)
+		raw, err := api.MarshalCanonical(f(&s))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return raw
+	}
+	change := func(f func(*snapshot)) []byte {
+		return whole(func(s *rootsSnapshot) any {
+			f(&s.State)
+			if s.State.Sequence > 0 { // so that each case fails for its own reason
+				s.State.LastStatement = [32]byte{1}
+			}
+			return s
+		})
+	}
+	roots := func(ids ...[32]byte) []byte {
+		return whole(func(s *rootsSnapshot) any { s.Roots = ids; return s })
 	}
 	cases := map[string][]byte{
 		"empty":               nil,
 		"cut":                 good[:len(good)-1],
 		"trailing":            append(bytes.Clone(good), 0),
 		"label":               change(func(s *snapshot) { s.Label = "claviger/state/v1" }),
+		"outer label":         whole(func(s *rootsSnapshot) any { s.Label = snapshotLabel; return s }),
+		"form of before":      whole(func(s *rootsSnapshot) any { return &s.State }),
+		"level of before":     change(func(s *snapshot) { s.Level = LevelRoots - 1 }),
+		"too many roots":      roots([32]byte{1}, [32]byte{2}),
+		"no id":               roots([32]byte{}),
 		"level":               change(func(s *snapshot) { s.Level = Level + 1 }),
 		"no cluster":          change(func(s *snapshot) { s.Level = 0 }),
 		"manifest":            change(func(s *snapshot) { s.Manifest = s.Manifest[1:] }),
@@ -398,9 +432,9 @@ func TestSnapshotIsFrozen(t *testing.T) {
 	}
 	e := admit()
 	e.Incarnation, e.ServerID = 2, [32]byte{2}
-	m.Apply(4, encode(t, e))
-	m.Apply(5, encode(t, put(2)))
-	m.Apply(6, encode(t, release(2)))
+	next(t, m, e)
+	next(t, m, put(2))
+	next(t, m, release(2))
 	var got bytes.Buffer
 	if _, err := w.WriteTo(&got); err != nil || !bytes.Equal(got.Bytes(), want) {
 		t.Fatalf("the snapshot moved: %v", err)
@@ -410,7 +444,7 @@ func TestSnapshotIsFrozen(t *testing.T) {
 func TestStateIsBounded(t *testing.T) {
 	t.Parallel()
 	m := run(t, genesis(t))
-	index := uint64(1)
+	index := m.Applied()
 	apply := func(e Entry) error {
 		index++
 		err, _ := m.Apply(index, encode(t, e)).(error)

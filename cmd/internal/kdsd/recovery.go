@@ -30,7 +30,7 @@ type Recovery struct {
 	// Archives lists directories of old nodes: of one archive each, named after its server id, or data directories, of
 	// which all archives are read. Name all there are; without Survivors at least one. A node's own running archive is never among them.
 	Archives []string `yaml:"archives"`
-	// Wrapped lists files with the wrapped roots. Those beside the archives are found without it.
+	// Wrapped lists files with the wrapped roots. Those beside the archives are found without it, where directories can be listed.
 	Wrapped []string `yaml:"wrapped"`
 	// Receipts lists files with receipts of key releases that clients have kept, or directories of *.json. The new epoch
 	// begins below none.
@@ -81,9 +81,6 @@ func (r *Recovery) archiveDirs() ([]string, error) {
 	return all, nil
 }
 
-// maxGenerations bounds the search for wrapped roots beside an archive.
-const maxGenerations = 256
-
 // beside finds wrapped roots and final checkpoints in the data directories of archives.
 func beside(dirs []string) (wrapped, finals []string) {
 	for _, dir := range dirs {
@@ -91,9 +88,10 @@ func beside(dirs []string) (wrapped, finals []string) {
 		if !ok {
 			continue
 		}
-		for g := uint64(1); g <= maxGenerations; g++ {
-			name := filepath.Join(data, node.WrappedFile(g))
-			if _, err := os.Stat(name); err == nil && !slices.Contains(wrapped, name) {
+		entries, _ := os.ReadDir(data) // a directory that cannot be listed, or is elsewhere, has none: see Recovery.Wrapped
+		for _, e := range entries {
+			name := filepath.Join(data, e.Name())
+			if ok, _ := filepath.Match(node.WrappedPattern, e.Name()); ok && !slices.Contains(wrapped, name) {
 				wrapped = append(wrapped, name)
 			}
 		}
@@ -139,7 +137,7 @@ func (c *Config) recover(p Platform, log *slog.Logger) (*node.Recovery, api.ID, 
 	}
 	if shares && len(r.Wrapped) == 0 {
 		return nil, api.ID{}, cli.Usagef("there are no wrapped roots beside the archives (%s): name files in recovery.wrapped. A cluster that was founded without shares of a recovery key has none: only a node that still lives brings it back, in recovery.survivors",
-			node.WrappedFile(1))
+			node.WrappedPattern)
 	}
 	if r.Records = c.records(p); r.Records == nil {
 		return nil, api.ID{}, cli.Usagef("archives of the kind %q cannot be read by this binary", c.Archive)

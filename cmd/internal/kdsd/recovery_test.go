@@ -29,7 +29,8 @@ func TestRecoveryFindsArchives(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{node.WrappedFile(1), node.WrappedFile(3), "final-" + two.String() + ".json"} {
+	last := node.WrappedFile(3, [32]byte{7})
+	for _, name := range []string{node.WrappedFile(1, [32]byte{5}), last, node.WrappedFile(3, [32]byte{6}), last + ".new", "final-" + two.String() + ".json"} {
 		if err := os.WriteFile(filepath.Join(data, name), []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +42,7 @@ func TestRecoveryFindsArchives(t *testing.T) {
 		t.Fatalf("%q, %v", dirs, err)
 	}
 	wrapped, finals := beside(dirs)
-	if len(wrapped) != 2 || len(finals) != 1 || filepath.Base(wrapped[1]) != node.WrappedFile(3) {
+	if len(wrapped) != 3 || len(finals) != 1 || filepath.Base(wrapped[2]) != last {
 		t.Errorf("wrapped %q, finals %q", wrapped, finals)
 	}
 	single := filepath.Join("elsewhere", one.String()) // need not exist: it may be a name of a server's
