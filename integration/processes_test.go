@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -78,20 +77,20 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// nextPorts makes sure that no two worlds of this process get the same ports.
-var nextPorts atomic.Int64
-
-// freePorts returns a base such that the ports that sim init uses above it are free now.
+// freePorts returns a base such that the ports that sim init uses above it are this test's until it ends: whoever looks for
+// ports in this way, in this process or another, finds the UDP port of the base taken.
 func freePorts(t *testing.T) int {
 	t.Helper()
-	for {
-		base := 20000 + int(nextPorts.Add(500))
-		if base > 32000 { // above are the ports that the system hands out by itself
-			break
+	for base := 20500; base < 32000; base += 500 { // above are the ports that the system hands out by itself
+		mark, err := net.ListenPacket("udp4", fmt.Sprintf("127.0.0.1:%d", base))
+		if err != nil {
+			continue
 		}
 		if portsFree(base) {
+			t.Cleanup(func() { mark.Close() })
 			return base
 		}
+		mark.Close()
 	}
 	t.Fatal("no free ports")
 	return 0

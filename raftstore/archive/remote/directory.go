@@ -19,6 +19,7 @@ import (
 // Directory is a Backend below one directory: the first attempt of a server id
 // in Root/<server id>, later ones in Root/attempt-<n>/<server id>, as nodes with
 // disks of their own lay them out. It reads directories and is for the host's side.
+// List and Dir need the Root only.
 type Directory struct {
 	Root string
 	// Make makes an archive in root/<server id>; an existing one is an fs.ErrExist.
