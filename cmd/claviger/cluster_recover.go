@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -46,12 +45,14 @@ have kept belong beside them.`
 type recoverFlags struct {
 	clusterID   string // what the operator means to recover
 	constraints []string
+	bundle      string // collateral of the operator's own
 	trust       trustFlags
 }
 
 func (f *recoverFlags) register(flags *pflag.FlagSet) {
 	flags.StringVar(&f.clusterID, "cluster-id", "", "`id` of your cluster, as your clients pin it; needed to sign or to return a share")
 	flags.StringArrayVar(&f.constraints, "constraint", nil, "`constraint` of the node policy in force, where it has changed since the genesis; may be repeated")
+	flags.StringVar(&f.bundle, "bundle", "", "one-file bundle with collateral that you have fetched yourself, to judge the enclave's machine by; needed where that beside the evidence is older than three days")
 	f.trust.register(flags)
 }
 
@@ -127,11 +128,11 @@ func (f *recoverFlags) open(s *cli.Streams, name string) (*loaded, error) {
 	if err := readJSON(s, name, &r); err != nil {
 		return nil, err
 	}
-	verifier, now, constraints, err := f.means(s)
+	j, err := f.judge(s)
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.Verify(verifier, constraints, now)
+	m, err := r.Verify(j)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, hint(err))
 	}
@@ -146,17 +147,24 @@ func (f *recoverFlags) open(s *cli.Streams, name string) (*loaded, error) {
 		Operators: len(m.Operators.Keys), Simulated: m.Root.Simulated, RecoveryReport: &r}}, nil
 }
 
-func (f *recoverFlags) means(s *cli.Streams) (*attest.Verifier, time.Time, []string, error) {
+func (f *recoverFlags) judge(s *cli.Streams) (node.Judge, error) {
 	t, err := f.trust.open(s)
 	if err != nil {
-		return nil, time.Time{}, nil, err
+		return node.Judge{}, err
 	}
-	constraints, err := f.nodePolicy()
-	return t.verifier, t.now(), constraints, err
+	j := node.Judge{Verifier: t.verifier, Now: t.now()}
+	if j.Constraints, err = f.nodePolicy(); err != nil || f.bundle == "" {
+		return j, err
+	}
+	j.Collateral, err = s.ReadFile(f.bundle, attest.MaxCollateral)
+	return j, err
 }
 
-// hint says what to do where an enclave of a later node policy asks.
+// hint says what to do where an enclave of a later node policy asks, or after some days.
 func hint(err error) error {
+	if errors.Is(err, node.ErrOldCollateral) {
+		return fmt.Errorf("%w --out bundle.json, and name it with --bundle", err)
+	}
 	if errors.Is(err, node.ErrNodePolicy) {
 		return fmt.Errorf("%w; if the node policy has changed since the genesis, name the constraints in force with --constraint", err)
 	}

@@ -80,11 +80,11 @@ func (f *returnFlags) run(s *cli.Streams) error {
 	if err := readJSON(s, f.request, &r); err != nil {
 		return err
 	}
-	verifier, now, constraints, err := f.means(s)
+	j, err := f.judge(s)
 	if err != nil {
 		return err
 	}
-	m, err := r.Verify(verifier, constraints, now)
+	m, err := r.Verify(j)
 	if err != nil {
 		return fmt.Errorf("%s: %w; nothing was sealed", f.request, hint(err))
 	}
@@ -95,10 +95,11 @@ func (f *returnFlags) run(s *cli.Streams) error {
 	if err := f.checkCluster(f.request, id); err != nil {
 		return err
 	}
-	if constraints == nil {
-		constraints = m.NodePolicy
+	policy := j.Constraints
+	if policy == nil {
+		policy = m.NodePolicy
 	}
-	view := &requestView{ClusterID: id.String(), Name: m.Name, NodePolicy: constraints, Genesis: len(f.constraints) == 0, Enclave: r.Enclave, Simulated: m.Root.Simulated, Needed: m.Operators.Threshold}
+	view := &requestView{ClusterID: id.String(), Name: m.Name, NodePolicy: policy, Genesis: len(f.constraints) == 0, Enclave: r.Enclave, Simulated: m.Root.Simulated, Needed: m.Operators.Threshold}
 	if len(f.shares)+len(f.with) > 0 {
 		if err := f.seal(s, &r, view); err != nil {
 			return err

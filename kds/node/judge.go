@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/kds"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/policy"
 )
@@ -69,6 +70,23 @@ func verifyWith(v *attest.Verifier, quote, bundle []byte, now time.Time) (*attes
 		return nil, err
 	}
 	return v.Verify(q, c, now)
+}
+
+// ErrOldCollateral refuses evidence that only a list of some days ago speaks for:
+// its platform may have been revoked since, and its host chooses which list it
+// sends along.
+var ErrOldCollateral = errors.New("node: the collateral beside the evidence is too old")
+
+// checkRecent is the rule of kds.ForRoots for people, who judge without a source.
+func checkRecent(v *attest.Verified, now time.Time) error {
+	claims := v.Claims()
+	c, p := claims.Collateral, claims.Platform
+	oldest := slices.MinFunc([]time.Time{c.TCBInfoIssueDate, c.QEIdentityIssueDate, c.PCKCRLIssueDate}, time.Time.Compare)
+	if now.Sub(oldest) <= kds.RootsAge {
+		return nil
+	}
+	return fmt.Errorf("%w: a part of it was issued on %s, and who is to hold roots is judged by collateral of the last %d days; get it yourself, away from that host: claviger collateral fetch --tee %s --fmspc %x --ca %s",
+		ErrOldCollateral, oldest.UTC().Format(time.DateOnly), kds.RootsAge/(24*time.Hour), claims.TEE, p.FMSPC, p.CA)
 }
 
 // onlyOutdated tells what time and Intel did from what the code or the host did.

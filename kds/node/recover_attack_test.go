@@ -437,13 +437,13 @@ func TestRecoveryFilesAreQuoted(t *testing.T) {
 	if err := c.refusedRecovery("a", r); !errors.Is(err, ErrApproval) {
 		t.Fatal(err)
 	}
-	if _, err := request.Verify(v, nil, c.now()); err != nil {
+	if _, err := request.Verify(Judge{Verifier: v, Now: c.now()}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := report.Verify(v, nil, c.now()); err != nil {
+	if _, err := report.Verify(Judge{Verifier: v, Now: c.now()}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := request.Verify(v, []string{appImage.Constraint()}, c.now()); !errors.Is(err, ErrNodePolicy) {
+	if _, err := request.Verify(Judge{Verifier: v, Constraints: []string{appImage.Constraint()}, Now: c.now()}); !errors.Is(err, ErrNodePolicy) {
 		t.Errorf("an enclave that the policy in force does not name: %v", err)
 	}
 	for name, change := range map[string]func(*RecoveryRequest){
@@ -453,7 +453,7 @@ func TestRecoveryFilesAreQuoted(t *testing.T) {
 	} {
 		q := *request
 		change(&q)
-		if _, err := q.Verify(v, nil, c.now()); !errors.Is(err, ErrRecovery) {
+		if _, err := q.Verify(Judge{Verifier: v, Now: c.now()}); !errors.Is(err, ErrRecovery) {
 			t.Errorf("request with %s: %v", name, err)
 		}
 	}
@@ -467,7 +467,7 @@ func TestRecoveryFilesAreQuoted(t *testing.T) {
 		q := *report
 		q.Archives, q.Servers = slices.Clone(q.Archives), slices.Clone(q.Servers)
 		change(&q)
-		if _, err := q.Verify(v, nil, c.now()); !errors.Is(err, ErrRecovery) {
+		if _, err := q.Verify(Judge{Verifier: v, Now: c.now()}); !errors.Is(err, ErrRecovery) {
 			t.Errorf("report with %s: %v", name, err)
 		}
 	}

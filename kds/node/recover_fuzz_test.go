@@ -39,13 +39,13 @@ func FuzzRecoveryFiles(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		var q RecoveryRequest
 		if api.DecodeJSON(text, MaxRecoveryFile, &q) == nil {
-			if _, err := q.Verify(v, nil, now); err == nil {
+			if _, err := q.Verify(Judge{Verifier: v, Now: now}); err == nil {
 				t.Fatal("a request without evidence is believed")
 			}
 		}
 		var r RecoveryReport
 		if api.DecodeJSON(text, MaxRecoveryFile, &r) == nil {
-			if _, err := r.Verify(v, nil, now); err == nil {
+			if _, err := r.Verify(Judge{Verifier: v, Now: now}); err == nil {
 				t.Fatal("a report without evidence is believed")
 			}
 			r.Archive(r.Newest)

@@ -66,10 +66,10 @@ func TestRecoveryKeepsTheNodePolicy(t *testing.T) {
 		if err != nil || refused != nil {
 			return nil, errors.Join(err, refused)
 		}
-		if _, err := q.Verify(verifier, nil, l.now()); !errors.Is(err, ErrNodePolicy) {
+		if _, err := q.Verify(Judge{Verifier: verifier, Now: l.now()}); !errors.Is(err, ErrNodePolicy) {
 			t.Errorf("by the manifest's policy: %v", err)
 		}
-		if _, err := q.Verify(verifier, []string{newer.Constraint()}, l.now()); err != nil {
+		if _, err := q.Verify(Judge{Verifier: verifier, Constraints: []string{newer.Constraint()}, Now: l.now()}); err != nil {
 			return nil, err
 		}
 		return sealShares(q, l.shares[1:]...)

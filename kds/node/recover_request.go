@@ -27,24 +27,44 @@ type Quoted struct {
 	Collateral []byte `json:"collateral"` // bundle for the quote
 }
 
+// Judge is what people judge a recovering enclave by.
+type Judge struct {
+	Verifier *attest.Verifier
+	// Constraints are the node policy that they know to be in force; nil means the
+	// manifest's.
+	Constraints []string
+	// Collateral is a bundle that they have fetched themselves. Nil means the one
+	// beside the evidence, which the enclave's host has had a hand in; it counts for
+	// kds.RootsAge, as with all who hand over roots.
+	Collateral []byte
+	Now        time.Time
+}
+
 // verify proves that an enclave of this cluster's node policy says what want is
-// the report data of. Constraints replace those of the manifest where the node
-// policy has changed since the genesis; nil means the manifest's.
-func (q *Quoted) verify(v *attest.Verifier, m *api.Manifest, constraints []string, want [64]byte, now time.Time) error {
-	if root := v.Root(); m.Root.ID != root.ID() || m.Root.Simulated != root.Simulated {
+// the report data of.
+func (q *Quoted) verify(j Judge, m *api.Manifest, want [64]byte) error {
+	if root := j.Verifier.Root(); m.Root.ID != root.ID() || m.Root.Simulated != root.Simulated {
 		return fmt.Errorf("%w: the cluster's root of trust is not the verifier's", ErrRecovery)
 	}
-	verified, err := verifyWith(v, q.Quote, q.Collateral, now)
+	bundle := q.Collateral
+	if len(j.Collateral) > 0 {
+		bundle = j.Collateral
+	}
+	verified, err := verifyWith(j.Verifier, q.Quote, bundle, j.Now)
 	if err != nil {
+		return fmt.Errorf("%w: %w", ErrRecovery, err)
+	}
+	if err := checkRecent(verified, j.Now); err != nil {
 		return fmt.Errorf("%w: %w", ErrRecovery, err)
 	}
 	if verified.Claims().ReportData != want {
 		return fmt.Errorf("%w: the quote is over something else", ErrRecovery)
 	}
+	constraints := j.Constraints
 	if constraints == nil {
 		constraints = m.NodePolicy
 	}
-	if err := checkConstraints(constraints, verified, now); err != nil {
+	if err := checkConstraints(constraints, verified, j.Now); err != nil {
 		return fmt.Errorf("%w: %w", ErrRecovery, err)
 	}
 	return nil
@@ -88,10 +108,9 @@ func (r *RecoveryRequest) ReportData() ([64]byte, error) {
 func (r *RecoveryRequest) ShareInfo() ([]byte, error) { return r.message(recoveryShareLabel) }
 
 // Verify is what a holder of a share does before sealing it: an enclave that
-// satisfies the node policy asks, and it holds the key. Constraints are those
-// that the holder last knew to be in force; nil means the manifest's. Whether
+// satisfies the node policy asks, and it holds the key. Whether
 // the cluster is the holder's is for the holder to compare, by the id.
-func (r *RecoveryRequest) Verify(v *attest.Verifier, constraints []string, now time.Time) (*api.Manifest, error) {
+func (r *RecoveryRequest) Verify(j Judge) (*api.Manifest, error) {
 	m, err := api.ParseManifest(r.Manifest)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecovery, err)
@@ -100,7 +119,7 @@ func (r *RecoveryRequest) Verify(v *attest.Verifier, constraints []string, now t
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecovery, err)
 	}
-	return m, r.verify(v, m, constraints, want, now)
+	return m, r.verify(j, m, want)
 }
 
 // SealedShare is one operator's share, sealed to the enclave of a request.
@@ -202,9 +221,8 @@ func (r *RecoveryReport) ReportData() ([64]byte, error) {
 	return sha512.Sum512(msg), err
 }
 
-// Verify is what an operator does before reading the report. See
-// RecoveryRequest.Verify for the constraints.
-func (r *RecoveryReport) Verify(v *attest.Verifier, constraints []string, now time.Time) (*api.Manifest, error) {
+// Verify is what an operator does before reading the report.
+func (r *RecoveryReport) Verify(j Judge) (*api.Manifest, error) {
 	m, err := api.ParseManifest(r.Manifest)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecovery, err)
@@ -216,7 +234,7 @@ func (r *RecoveryReport) Verify(v *attest.Verifier, constraints []string, now ti
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRecovery, err)
 	}
-	return m, r.verify(v, m, constraints, want, now)
+	return m, r.verify(j, m, want)
 }
 
 // Archive returns the report's archive of a server, or nil.

@@ -104,7 +104,7 @@ func (l *lostSite) returnShares(shares ...kds.Share) func(context.Context, *Reco
 		if err != nil {
 			return nil, err
 		}
-		if _, err := r.Verify(v, nil, l.now()); err != nil {
+		if _, err := r.Verify(Judge{Verifier: v, Now: l.now()}); err != nil {
 			return nil, err
 		}
 		return sealShares(r, shares...)

@@ -82,6 +82,9 @@ func (s *Statement) Verify(v *attest.Verifier, now time.Time) (*api.Manifest, er
 	if verified.Claims().ReportData != want {
 		return nil, fmt.Errorf("%w: the quote is over something else", ErrStatement)
 	}
+	if err := checkRecent(verified, now); err != nil {
+		return nil, fmt.Errorf("%w: %w; then start the founding node again, with that in its collateral directory", ErrStatement, err)
+	}
 	if err := checkNodePolicy(m, verified, now); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStatement, err)
 	}
