@@ -7,12 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/claviger/claviger/kds/api"
 )
 
-func sample(t *testing.T) *File {
+func sample(t testing.TB) *File {
 	t.Helper()
 	m := api.Manifest{
 		Version: api.ManifestVersion, Name: "test", Root: api.RootOfTrust{ID: [32]byte{1}, Simulated: true},
@@ -104,4 +105,35 @@ func TestParseRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzParse: whatever a host puts into the file, what is read names the cluster that it describes, and is written as it was read.
+func FuzzParse(f *testing.F) {
+	good, err := json.Marshal(sample(f))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)/2])
+	f.Add(bytes.Replace(good, []byte(`:7201`), []byte(`:0`), 1))
+	f.Add([]byte(`{"cluster_id":null}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		file, err := Parse(raw)
+		if err != nil {
+			if file != nil || !errors.Is(err, ErrInvalid) {
+				t.Fatalf("%v beside %v", file, err)
+			}
+			return
+		}
+		if id, err := api.ClusterID(file.Manifest, file.IdentityKey); err != nil || id != file.ClusterID {
+			t.Fatalf("it names %s and describes %s, %v", file.ClusterID, id, err)
+		}
+		again, err := json.Marshal(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second, err := Parse(again); err != nil || !reflect.DeepEqual(file, second) {
+			t.Fatalf("read back %+v, %v", second, err)
+		}
+	})
 }

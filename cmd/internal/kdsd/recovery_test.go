@@ -110,3 +110,32 @@ func TestShareFiles(t *testing.T) {
 		}
 	}
 }
+
+// FuzzShareFile: no file makes it panic, and the error never repeats what may be most of a secret.
+func FuzzShareFile(f *testing.F) {
+	_, shares, err := kds.NewRecoveryKey(2, 3)
+	if err != nil {
+		f.Fatal(err)
+	}
+	raw, err := shares[0].Reveal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := append(hex.AppendEncode([]byte(" "), raw), '\n')
+	f.Add(good)
+	f.Add(good[:len(good)-3])
+	f.Add(bytes.Repeat([]byte("ab"), MaxShareFile))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		share, err := ParseShareFile(text)
+		if err == nil {
+			again, err := share.Reveal()
+			if err != nil || !bytes.EqualFold(bytes.TrimSpace(text), hex.AppendEncode(nil, again)) {
+				t.Fatalf("a share has two encodings, %v", err)
+			}
+			return
+		}
+		if word := bytes.TrimSpace(text); len(word) > 16 && strings.Contains(err.Error(), string(word)) {
+			t.Fatal("the error repeats the file")
+		}
+	})
+}

@@ -20,10 +20,13 @@ var errShareFile = errors.New("not a share of a recovery key: want hexadecimal d
 
 // ParseShareFile reads one share as WriteShares writes it.
 func ParseShareFile(text []byte) (kds.Share, error) {
+	if len(text) > MaxShareFile {
+		return kds.Share{}, errShareFile
+	}
 	text = bytes.TrimSpace(text)
 	raw := make([]byte, hex.DecodedLen(len(text)))
 	defer clear(raw)
-	if _, err := hex.Decode(raw, text); err != nil || len(text) > MaxShareFile {
+	if _, err := hex.Decode(raw, text); err != nil {
 		return kds.Share{}, errShareFile
 	}
 	return kds.ParseShare(raw)
