@@ -304,13 +304,15 @@ type series struct {
 	took    []time.Duration
 	elapsed time.Duration
 	failed  int
+	first   error         // of those that failed
+	after   time.Duration // how long the first of those had taken
 }
 
 // turn lets callers call for d.
 func (s *series) turn(ctx context.Context, callers int, d time.Duration) {
 	var work sync.WaitGroup
 	all := make([][]time.Duration, callers)
-	failed := make([]int, callers)
+	var failures sync.Mutex
 	start := time.Now()
 	for c := range callers {
 		work.Go(func() {
@@ -320,7 +322,11 @@ func (s *series) turn(ctx context.Context, callers int, d time.Duration) {
 				if err == nil {
 					all[c] = append(all[c], now.Sub(begun))
 				} else {
-					failed[c]++
+					failures.Lock()
+					if s.failed++; s.first == nil {
+						s.first, s.after = err, now.Sub(begun)
+					}
+					failures.Unlock()
 					time.Sleep(time.Millisecond)
 				}
 				begun = now
@@ -330,9 +336,6 @@ func (s *series) turn(ctx context.Context, callers int, d time.Duration) {
 	work.Wait()
 	s.elapsed += time.Since(start)
 	s.took = append(s.took, slices.Concat(all...)...)
-	for _, n := range failed {
-		s.failed += n
-	}
 }
 
 func (s *series) rate() float64 { return float64(len(s.took)) / s.elapsed.Seconds() }
@@ -351,7 +354,7 @@ func report(b *testing.B, what string, list []*series) {
 			ms(s.quantile(.5)), ms(s.quantile(.99)), s.rate()/list[0].rate())
 		b.ReportMetric(s.rate(), s.name+"/s")
 		if s.failed != 0 { // an election, on a busy machine
-			b.Logf("%s: %d calls failed", s.name, s.failed)
+			b.Logf("%s: %d calls failed, the first after %v: %v", s.name, s.failed, s.after, s.first)
 		}
 		if s.failed > len(s.took)/100 {
 			b.Errorf("%s: %d calls failed beside %d: nothing was measured", s.name, s.failed, len(s.took))

@@ -9,12 +9,15 @@ var (
 	// ErrNoQuorum says that no leader with a majority can be reached; nothing was
 	// decided, or it is wrapped by ErrOutcomeUnknown. Retry, on another node if there is one.
 	ErrNoQuorum = errors.New("raftstore: no leader with a majority is known; retry when a majority of the voters is up")
-	// ErrOutcomeUnknown says that leadership, or the connection to the leader, was
-	// lost while an entry was in flight: it may or may not commit later, or it did
-	// and what came of it is not known here. It is also an ErrNoQuorum.
-	ErrOutcomeUnknown = fmt.Errorf("raftstore: leadership was lost before the outcome of the entry was known: %w", ErrNoQuorum)
+	// ErrOutcomeUnknown says that an entry was on its way when leadership, or the
+	// connection to the leader, was lost, when the store stopped or the machine
+	// halted: it may or may not commit later, or it did and what came of it is not
+	// known here. It is also an ErrNoQuorum, and an ErrStopped or an ErrHalted
+	// where that is the reason.
+	ErrOutcomeUnknown = fmt.Errorf("raftstore: what came of the entry is not known; see whether it is there before you repeat it: %w", ErrNoQuorum)
 	// ErrBusy refuses a proposal because as many as this server or the leader
-	// takes at once are under way; nothing was appended. Retry later.
+	// takes at once are under way, or because raft was too busy to take it; nothing
+	// was appended. Retry later.
 	ErrBusy = errors.New("raftstore: too many proposals are under way; retry in a moment")
 	// ErrStopped says that the store has been shut down.
 	ErrStopped = errors.New("raftstore: the store has stopped")
@@ -69,7 +72,8 @@ func (e *ArchiveError) Error() string {
 func (e *ArchiveError) Unwrap() error { return e.Err }
 
 // MembershipError says which change of the configuration failed and why.
-// Nothing is known about the outcome when Err is an ErrOutcomeUnknown.
+// Nothing is known about the outcome when Err is an ErrOutcomeUnknown, an
+// ErrStopped or the end of the context.
 type MembershipError struct {
 	Op     string // "add nonvoter", "add voter" or "remove"
 	Server ServerID

@@ -23,7 +23,7 @@ func (s *logStore) export() []Record {
 	}
 	recs := make([]Record, 0, len(s.entries))
 	for i := range s.entries {
-		recs = append(recs, logRecord(&s.entries[i]))
+		recs = append(recs, logRecord(&s.entries[i].Log))
 	}
 	return recs
 }

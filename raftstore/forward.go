@@ -23,7 +23,7 @@ var errNotTaken = errors.New("raftstore: the proposal was not taken")
 
 // Submit commits entry through whichever server leads, waits until it is
 // applied here and returns its index and what Apply returned for it here. Any
-// server of the configuration can. Errors are those of Propose, and ErrBusy.
+// server of the configuration can. Errors are those of Propose, and mean the same.
 //
 // A proposal that no leader has taken is tried again, with the next leader, for
 // as long as an election takes at most; then Submit says ErrNoQuorum, or
@@ -32,7 +32,7 @@ var errNotTaken = errors.New("raftstore: the proposal was not taken")
 // connection to it, was lost before its outcome was known, Submit says
 // ErrOutcomeUnknown. It says so, too, where the entry is known to be committed
 // and its result is not known here: when this server caught up past it by a
-// snapshot. After the end of ctx the entry may still commit.
+// snapshot.
 func (s *Store) Submit(ctx context.Context, entry []byte) (uint64, any, error) {
 	if err := checkEntrySize(entry); err != nil {
 		return 0, nil, err
@@ -56,11 +56,7 @@ func (s *Store) submitOnce(ctx context.Context, entry []byte) (uint64, any, erro
 	if s.raft.State() != raft.Leader {
 		return s.forwards.submit(ctx, entry)
 	}
-	index, result, err := s.commit(ctx, entry)
-	if errors.Is(err, raft.ErrNotLeader) || errors.Is(err, raft.ErrLeadershipTransferInProgress) {
-		return 0, nil, errNotTaken
-	}
-	return index, result, s.translate(err)
+	return s.commit(ctx, entry)
 }
 
 // usable refuses what this server must not answer, whoever leads.
@@ -126,7 +122,7 @@ func (f *forwarder) submit(ctx context.Context, entry []byte) (uint64, any, erro
 	case <-ctx.Done():
 		return 0, nil, ctx.Err()
 	case <-f.s.fsm.haltedCh:
-		return 0, nil, ErrHalted
+		return 0, nil, f.s.unknown(ctx, ErrHalted)
 	}
 	if p.err != nil {
 		return 0, nil, p.err
@@ -309,22 +305,23 @@ var errStreamAge = errors.New("raftstore: the stream is replaced because of its 
 
 // resultOf waits until index is applied here and gives the result of the entry
 // with this hash that is there, if it is this one: with the leader's term, and
-// with its bytes. A leader that says otherwise is not believed.
+// with its bytes. A leader that says otherwise is not believed. It is committed,
+// so every error is one of unknown.
 func (s *Store) resultOf(ctx context.Context, hash [32]byte, index, term uint64) (any, error) {
 	limit, cancel := context.WithTimeout(ctx, forwardLimit)
 	defer cancel()
-	switch err := s.reach(limit, index); {
-	case err != nil && ctx.Err() == nil && limit.Err() != nil:
-		return nil, ErrOutcomeUnknown // committed, and not here: cut off, or out of the configuration
-	case err != nil:
-		return nil, err
+	if err := s.reach(limit, index); err != nil {
+		if limit.Err() != nil { // cut off, or out of the configuration
+			err = ErrOutcomeUnknown
+		}
+		return nil, s.unknown(ctx, err)
 	}
-	result, ok := s.fsm.results.get(hash, index, term)
+	result, ok := s.fsm.results.take(hash, index, term)
 	if !ok {
 		return nil, fmt.Errorf("%w: what is at index %d was not applied here, or is another entry", ErrOutcomeUnknown, index)
 	}
 	if err := s.fence.check(); err != nil {
-		return nil, s.translate(raft.ErrRaftShutdown)
+		return nil, s.unknown(ctx, err)
 	}
 	return result, nil
 }

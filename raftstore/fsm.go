@@ -13,7 +13,8 @@ import (
 // Machine is the replicated state. Apply must be deterministic and must not
 // keep or change entry; it is never called concurrently with itself, Snapshot
 // or Restore. Snapshot returns a view that later Apply calls do not change.
-// Restore replaces all state.
+// Restore replaces all state, or on an error changes nothing. A machine that
+// panics in Apply or Restore is halted: see ErrHalted.
 type Machine interface {
 	Apply(index uint64, entry []byte) any
 	Snapshot() (io.WriterTo, error)
@@ -148,12 +149,21 @@ func (f *fsm) StoreConfiguration(index uint64, c raft.Configuration) {
 	}
 }
 
+// survive makes an error of a panic of the machine, which would end the process
+// and with it the secrets it holds.
+func survive(doing string, err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("raftstore: the machine panicked while %s (%T)", doing, r)
+	}
+}
+
 // Snapshot captures the machine; what is written carries the applied
 // index and the running hash.
-func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+func (f *fsm) Snapshot() (out raft.FSMSnapshot, err error) {
 	if f.isHalted() {
 		return nil, ErrHalted
 	}
+	defer survive("capturing its state", &err)
 	w, err := f.machine.Snapshot()
 	if err != nil {
 		return nil, err
@@ -176,13 +186,27 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	if now, _ := f.progress.get(); applied < now { // see installSnapshot, which does not let it come to this
 		return fmt.Errorf("%w: a snapshot of %d where %d is applied", ErrPeer, applied, now)
 	}
-	if err := f.machine.Restore(rc); err != nil {
+	if err := f.restore(rc, applied); err != nil {
+		return err
+	}
+	f.progress.set(applied, chain)
+	return nil
+}
+
+// restore hands the state to the machine, which a panic leaves in no state at all.
+func (f *fsm) restore(state io.Reader, applied uint64) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			f.stop("it panicked on a snapshot", "index", applied, "panic_type", fmt.Sprintf("%T", r))
+			err = ErrHalted
+		}
+	}()
+	if err := f.machine.Restore(state); err != nil {
 		return fmt.Errorf("raftstore: restoring the machine: %w", err)
 	}
 	if f.stopped(applied) {
 		return ErrHalted
 	}
-	f.progress.set(applied, chain)
 	return nil
 }
 
@@ -194,15 +218,20 @@ type fsmSnapshot struct {
 
 // Persist writes the state to the sink and closes it, or cancels it.
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
-	_, err := sink.Write(snapshotHeader(s.applied, s.chain))
-	if err == nil {
-		_, err = s.state.WriteTo(sink)
-	}
-	if err != nil {
+	if err := s.write(sink); err != nil {
 		sink.Cancel()
 		return err
 	}
 	return sink.Close()
+}
+
+func (s *fsmSnapshot) write(w io.Writer) (err error) {
+	defer survive("writing its state", &err)
+	if _, err := w.Write(snapshotHeader(s.applied, s.chain)); err != nil {
+		return err
+	}
+	_, err = s.state.WriteTo(w)
+	return err
 }
 
 // Release has nothing to give back: the view is ordinary memory.

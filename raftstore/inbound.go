@@ -39,6 +39,9 @@ func (t *transport) serve(raw net.Conn, peer ServerID) {
 			}
 			return
 		}
+		if !t.occupy(conn, peer) {
+			return
+		}
 		switch ft {
 		case frameForward:
 			t.serveForwards(conn, r, w, peer, payload)
@@ -52,6 +55,7 @@ func (t *transport) serve(raw net.Conn, peer ServerID) {
 				return
 			}
 		}
+		t.vacate(conn)
 	}
 }
 
@@ -60,6 +64,7 @@ type inboundConn struct {
 	net.Conn
 	clock *atomic.Uint64 // counts what all of them bring
 	used  atomic.Uint64
+	busy  bool // a request of it is being handled; guarded by the transport's mu
 }
 
 // Read reads from the connection.
@@ -73,7 +78,10 @@ func (c *inboundConn) Read(p []byte) (int, error) {
 // one more takes the place of the one that has been silent for longest, which
 // the caller closes: the network may keep the end of a connection from us for
 // as long as it likes, and a peer whose connections have all been lost that way
-// must be heard again.
+// must be heard again. One whose request is being handled keeps its place: what
+// waits for raft goes on waiting without its connection, and while the host lets
+// raft wait for the disk a peer that gives up and dials again would fill the
+// memory.
 func (t *transport) admit(conn *inboundConn, peer ServerID) (idle *inboundConn, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -88,9 +96,12 @@ func (t *transport) admit(conn *inboundConn, peer ServerID) (idle *inboundConn, 
 	conn.used.Store(t.uses.Add(1))
 	if len(t.inbound[peer]) >= maxInboundPerPeer {
 		for c := range t.inbound[peer] {
-			if idle == nil || c.used.Load() < idle.used.Load() {
+			if !c.busy && (idle == nil || c.used.Load() < idle.used.Load()) {
 				idle = c
 			}
+		}
+		if idle == nil {
+			return nil, errors.New("raftstore: requests of the peer wait on all the connections that it may have")
 		}
 		delete(t.inbound[peer], idle)
 	}
@@ -100,6 +111,21 @@ func (t *transport) admit(conn *inboundConn, peer ServerID) (idle *inboundConn, 
 	t.inbound[peer][conn] = true
 	t.serving.Add(1) // under mu, so that Close cannot begin to wait in between
 	return idle, nil
+}
+
+// occupy says that a request of conn is being handled, unless it has lost its place.
+func (t *transport) occupy(conn *inboundConn, peer ServerID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	conn.busy = t.inbound[peer][conn]
+	return conn.busy
+}
+
+// vacate says that conn waits for its next request.
+func (t *transport) vacate(conn *inboundConn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	conn.busy = false
 }
 
 func (t *transport) forget(conn *inboundConn, peer ServerID) {
@@ -141,7 +167,7 @@ func (t *transport) answer(conn net.Conn, r *bufio.Reader, w *bufio.Writer, peer
 		if writeFrame(w, frameRefusal, []byte{code}) == nil {
 			w.Flush()
 		}
-		return code != refusedPeer
+		return code != refusedPeer && ft != frameSnapshot // what follows of a snapshot is no request
 	}
 	out, err := encMode.Marshal(&rep)
 	if err != nil || writeFrame(w, frameReply, out) != nil {
@@ -219,6 +245,10 @@ func (t *transport) handleSnapshot(conn net.Conn, r *bufio.Reader, peer ServerID
 	if err != nil {
 		return wireReply{}, err
 	}
+	if !t.reception.begin(conn) {
+		return wireReply{}, errPeerFailed
+	}
+	defer t.reception.end(conn)
 	conn.SetDeadline(t.deadline(int(req.Size)))
 	var data []byte
 	for int64(len(data)) < req.Size {
@@ -230,6 +260,9 @@ func (t *transport) handleSnapshot(conn net.Conn, r *bufio.Reader, peer ServerID
 			return wireReply{}, fmt.Errorf("%w: snapshot chunk of %d bytes where %d are due", ErrPeer, len(chunk), want)
 		}
 		data = append(data, chunk...)
+	}
+	if !t.reception.complete(conn) {
+		return wireReply{}, errPeerFailed
 	}
 	return t.installSnapshot(req, data)
 }

@@ -29,6 +29,9 @@ const (
 	maxPending          = 4096     // proposals that a follower has taken and not answered
 	maxPendingBytes     = 32 << 20 // and their bytes
 
+	maxUncommitted      = 1 << 14  // entries of a leader that are not committed; up to maxAppendEntries more are in raft's hands
+	maxUncommittedBytes = 64 << 20 // and their bytes
+
 	maxIdlePerPeer    = 4  // pooled outbound connections to one peer
 	maxInboundPerPeer = 16 // inbound connections from one peer
 )

@@ -15,7 +15,7 @@ type logStore struct {
 	writing diskLock     // one change at a time, held while the archive is written; readers do not wait for it
 	mu      sync.RWMutex // guards all below, which changes under writing and mu only
 	first   uint64       // index of entries[0] when there is one
-	entries []raft.Log
+	entries []logEntry
 	term    uint64        // of the entry stored last
 	begin   uint64        // index of the first entry stored in a row with that term
 	grown   chan struct{} // closed when entries are stored; nil while nobody looks
@@ -25,6 +25,12 @@ type logStore struct {
 	// asked on raft's main loop, where that cannot change meanwhile; nil: never.
 	campaigns func() bool
 	stale     bool // the entries are what a snapshot has overtaken: see DeleteRange
+}
+
+// logEntry is an entry and how many bytes of data the log has had up to its end; only differences mean something.
+type logEntry struct {
+	raft.Log
+	end uint64
 }
 
 var (
@@ -76,7 +82,7 @@ func (s *logStore) GetLog(index uint64, l *raft.Log) error {
 	if !s.within(index) {
 		return raft.ErrLogNotFound
 	}
-	*l = s.entries[index-s.first]
+	*l = s.entries[index-s.first].Log
 	return nil
 }
 
@@ -138,7 +144,11 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		s.first = logs[0].Index
 	}
 	for _, l := range logs {
-		s.entries = append(s.entries, *l)
+		end := uint64(len(l.Data))
+		if n := len(s.entries); n > 0 {
+			end += s.entries[n-1].end
+		}
+		s.entries = append(s.entries, logEntry{*l, end})
 		if l.Term != s.term {
 			s.term, s.begin = l.Term, l.Index
 		}
@@ -173,11 +183,26 @@ func (s *logStore) recordsAfter(index, term uint64) []Record {
 	}
 	var recs []Record
 	for i := range s.entries {
-		if l := &s.entries[i]; l.Index > index {
+		if l := &s.entries[i].Log; l.Index > index {
 			recs = append(recs, logRecord(l))
 		}
 	}
 	return recs
+}
+
+// behind counts the entries after index, and the bytes of their data.
+func (s *logStore) behind(index uint64) (entries, bytes int) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	last := s.last()
+	if last <= index {
+		return 0, 0
+	}
+	from := s.entries[0].end - uint64(len(s.entries[0].Data))
+	if index >= s.first {
+		from = s.entries[index-s.first].end
+	}
+	return int(last - max(index, s.first-1)), int(s.entries[len(s.entries)-1].end - from)
 }
 
 // firstOf is the index of the first entry of term, for a term this server
@@ -247,7 +272,7 @@ func (s *logStore) DeleteRange(lo, hi uint64) error {
 	s.stale = overtaken || s.stale && lo > s.first
 	if lo == s.first {
 		// A copy, so that the dropped front can be collected.
-		s.entries = append([]raft.Log(nil), s.entries[hi-s.first+1:]...)
+		s.entries = append([]logEntry(nil), s.entries[hi-s.first+1:]...)
 		s.first = hi + 1
 		return nil
 	}

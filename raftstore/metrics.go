@@ -13,6 +13,7 @@ import (
 type metrics struct {
 	registerer prometheus.Registerer
 	collectors []prometheus.Collector
+	registered []prometheus.Collector // of those
 
 	commits, submits, batches, archived prometheus.Histogram
 	taken                               prometheus.Counter
@@ -63,6 +64,7 @@ func (m *metrics) raft(s *Store) {
 	m.gauge("halted", "1 once the machine has halted.", func() float64 { return oneIf(s.Halted()) })
 	m.gauge("commit_index", "Highest index known to be committed.", func() float64 { return float64(s.raft.CommitIndex()) })
 	m.gauge("applied_index", "Last entry the machine has applied.", func() float64 { return float64(s.AppliedIndex()) })
+	m.gauge("snapshot_index", "Index up to which the newest snapshot here reaches; 0 without one.", func() float64 { return float64(s.snaps.newest()) })
 	m.gauge("members", "Servers in the configuration.", func() float64 { l, _ := s.Members(); return float64(len(l)) })
 	m.counter("leader_changes_total", "How often this server has seen another leader.", func() float64 { return float64(s.leaders.changes()) })
 	m.counter("read_rounds_total", "Rounds of acknowledgements that answered reads.", func() float64 { return float64(s.reads.count()) })
@@ -112,15 +114,14 @@ func (m *metrics) register() {
 		return
 	}
 	for _, c := range m.collectors {
-		_ = m.registerer.Register(c)
+		if m.registerer.Register(c) == nil {
+			m.registered = append(m.registered, c)
+		}
 	}
 }
 
 func (m *metrics) unregister() {
-	if m.registerer == nil {
-		return
-	}
-	for _, c := range m.collectors {
+	for _, c := range m.registered { // a registry takes out another store's that has the same name, too
 		m.registerer.Unregister(c)
 	}
 }

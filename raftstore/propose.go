@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"time"
 
@@ -16,8 +17,12 @@ const enqueueTimeout = 5 * time.Second
 
 // Propose commits entry and returns its index and what the machine's Apply
 // returned for it here. Only the leader can: others get a *NotLeaderError, or
-// ErrNoQuorum when no leader is known. After ErrOutcomeUnknown or the end of
-// ctx the entry may still commit. Entries have 1 to MaxEntry bytes.
+// ErrNoQuorum when no leader is known. Entries have 1 to MaxEntry bytes; beyond
+// what a leader holds at once there is ErrBusy.
+//
+// After an ErrOutcomeUnknown, be it for ErrStopped, ErrHalted or another reason,
+// and after the end of ctx, the entry may have been committed, or may be later.
+// After every other error it was not appended and never will be.
 func (s *Store) Propose(ctx context.Context, entry []byte) (uint64, any, error) {
 	if err := checkEntrySize(entry); err != nil {
 		return 0, nil, err
@@ -26,7 +31,10 @@ func (s *Store) Propose(ctx context.Context, entry []byte) (uint64, any, error) 
 		return 0, nil, err
 	}
 	index, result, err := s.commit(ctx, entry)
-	return index, result, s.translate(err)
+	if errors.Is(err, errNotTaken) {
+		err = s.translate(raft.ErrNotLeader)
+	}
+	return index, result, err
 }
 
 func checkEntrySize(entry []byte) error {
@@ -39,25 +47,55 @@ func checkEntrySize(entry []byte) error {
 	return nil
 }
 
-// commit proposes entry to raft here. Errors are raft's own, those of ctx, or
-// this package's.
+// commit proposes entry to raft here. Its errors are those of Propose, and
+// errNotTaken where this server does not lead or is handing over.
 func (s *Store) commit(ctx context.Context, entry []byte) (uint64, any, error) {
-	if s.handing.Load() {
-		return 0, nil, raft.ErrLeadershipTransferInProgress
-	}
 	start := time.Now()
 	s.metrics.proposing.Inc()
 	defer s.metrics.proposing.Dec()
-	f := s.raft.Apply(bytes.Clone(entry), wait(ctx))
-	if err := s.awaitRaft(ctx, f); err != nil {
-		return 0, nil, err
+	f, err := s.apply(bytes.Clone(entry), wait(ctx))
+	if err == nil {
+		err = s.awaitRaft(ctx, f)
+	}
+	if err != nil {
+		if refused := s.notAppended(err); refused != nil {
+			return 0, nil, refused
+		}
+		return 0, nil, s.unknown(ctx, err)
 	}
 	done, ok := f.Response().(applied)
 	if !ok || done.halted {
-		return 0, nil, ErrHalted
+		return 0, nil, s.unknown(ctx, ErrHalted)
 	}
 	s.metrics.committed(time.Since(start))
 	return f.Index(), done.result, nil
+}
+
+// notAppended gives the error for a proposal that raft has not taken, by what
+// apply says or by raft's answer as outcome gives it, and nil where that leaves it open: an entry that
+// could not be stored may be in the archive, too.
+func (s *Store) notAppended(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return errNotTaken
+	case errors.Is(err, raft.ErrEnqueueTimeout), errors.Is(err, ErrBusy):
+		return ErrBusy
+	case errors.Is(err, raft.ErrRaftShutdown):
+		return s.translate(err)
+	}
+	return nil
+}
+
+// unknown is the error for an entry that was on its way when err came: that of
+// ctx if it has ended, and an ErrOutcomeUnknown otherwise.
+func (s *Store) unknown(ctx context.Context, err error) error {
+	if ended := ctx.Err(); ended != nil {
+		return ended
+	}
+	if err = s.translate(err); errors.Is(err, ErrOutcomeUnknown) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 }
 
 // servable refuses without touching raft's main loop what cannot succeed.

@@ -197,7 +197,7 @@ func (s *Store) heardFrom(term uint64, limit <-chan time.Time, configurations ..
 		return slices.ContainsFunc(configurations, func(c func() raft.Configuration) bool { return !count.majority(c(), self) })
 	}
 	if missing() {
-		s.raft.VerifyLeader() // sends heartbeats now; what it answers is not used
+		s.beat()
 	}
 	for missing() {
 		if err := pauseOn(s, term, count.news, limit); err != nil {
@@ -206,6 +206,24 @@ func (s *Store) heardFrom(term uint64, limit <-chan time.Time, configurations ..
 	}
 	return nil
 }
+
+// beat makes raft send heartbeats now. The call waits for raft's main loop, which
+// the host may keep waiting for the disk while heartbeats go on and prove
+// leadership: nobody waits with it, and where maxBeats wait already no more do.
+func (s *Store) beat() {
+	select {
+	case s.beats <- struct{}{}:
+	default:
+		return
+	}
+	go func() { // ends with raft at the latest
+		s.raft.VerifyLeader() // what it answers is not used
+		<-s.beats
+	}()
+}
+
+// maxBeats is more than there are rounds at one time.
+const maxBeats = 8
 
 // electing says that this server is a candidate, and whom raft takes for the
 // leader all the same. A candidate has no leader; but raft remembers as one who

@@ -1,10 +1,15 @@
 package raftstore
 
-import "sync"
+import (
+	"cmp"
+	"slices"
+	"sync"
+)
 
 // maxCandidates bounds the results kept for one content that was submitted
-// here. More than one exists only where equal entries are in the log.
-const maxCandidates = 256
+// here. More than one exists only where equal entries are in the log, from here
+// or from elsewhere; as many as may wait here are never too many.
+const maxCandidates = maxPending
 
 // results keeps what Apply returned for entries that are being submitted here,
 // until their submitters have it. The leader says where an entry was committed;
@@ -16,7 +21,7 @@ type results struct {
 
 type wanted struct {
 	submitters int
-	found      []found
+	found      []found // by index, until their submitters have taken them
 }
 
 type found struct {
@@ -56,21 +61,25 @@ func (r *results) applied(hash [32]byte, index, term uint64, result any) {
 		return
 	}
 	if len(w.found) == maxCandidates {
-		w.found = append(w.found[:0:0], w.found[1:]...)
+		w.found = slices.Delete(w.found, 0, 1) // of a submitter that has gone, or of another server's entry
 	}
 	w.found = append(w.found, found{index, term, result})
 }
 
-// get is the result of the entry with this hash at index, if it has this term.
-func (r *results) get(hash [32]byte, index, term uint64) (any, bool) {
+// take is the result of the entry with this hash at index, if it has this term.
+// It is there for one submitter only: no two have one entry.
+func (r *results) take(hash [32]byte, index, term uint64) (any, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if w := r.wanted[hash]; w != nil {
-		for _, f := range w.found {
-			if f.index == index && f.term == term {
-				return f.result, true
-			}
-		}
+	w := r.wanted[hash]
+	if w == nil {
+		return nil, false
 	}
-	return nil, false
+	i, ok := slices.BinarySearchFunc(w.found, index, func(f found, index uint64) int { return cmp.Compare(f.index, index) })
+	if !ok || w.found[i].term != term {
+		return nil, false
+	}
+	result := w.found[i].result
+	w.found = slices.Delete(w.found, i, i+1)
+	return result, true
 }

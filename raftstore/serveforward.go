@@ -186,23 +186,23 @@ func (s *Store) proposeOne(entry []byte) wireOutcome {
 	start := time.Now()
 	s.metrics.proposing.Inc()
 	defer s.metrics.proposing.Dec()
-	if s.handing.Load() {
-		return wireOutcome{Code: outcomeNotLeader}
+	f, err := s.apply(entry, enqueueTimeout)
+	if err == nil {
+		err = s.outcome(f)
 	}
-	f := s.raft.Apply(entry, enqueueTimeout)
-	switch err := s.outcome(f); {
-	case err == nil:
-		done, ok := f.Response().(applied)
-		if !ok {
-			return wireOutcome{Code: outcomeUnknown}
+	if err != nil {
+		switch refused := s.notAppended(err); {
+		case errors.Is(refused, errNotTaken):
+			return wireOutcome{Code: outcomeNotLeader}
+		case errors.Is(refused, ErrBusy):
+			return wireOutcome{Code: outcomeBusy}
 		}
-		s.metrics.committed(time.Since(start))
-		return wireOutcome{Code: outcomeDone, Index: f.Index(), Term: done.term}
-	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return wireOutcome{Code: outcomeNotLeader}
-	case errors.Is(err, raft.ErrEnqueueTimeout):
-		return wireOutcome{Code: outcomeBusy}
-	default:
 		return wireOutcome{Code: outcomeUnknown}
 	}
+	done, ok := f.Response().(applied)
+	if !ok {
+		return wireOutcome{Code: outcomeUnknown}
+	}
+	s.metrics.committed(time.Since(start))
+	return wireOutcome{Code: outcomeDone, Index: f.Index(), Term: done.term}
 }

@@ -73,6 +73,8 @@ type Store struct {
 	forwards *forwarder
 	hints    hints
 	handing  atomic.Bool // leadership is being handed over: no entry is taken
+	backlog  backlog
+	beats    chan struct{} // a token for each call of beat that waits for raft
 	leaders  *leaderWatch
 	fence    *fence
 	metrics  *metrics
@@ -105,7 +107,7 @@ func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, log: log, fence: newFence(), stopped: make(chan struct{})}
+	s := &Store{cfg: cfg, log: log, fence: newFence(), stopped: make(chan struct{}), beats: make(chan struct{}, maxBeats)}
 	s.journal = &journal{seal: seal, archive: cfg.Archive, fence: s.fence, relaxed: cfg.NoFsyncUnsafe}
 	s.trans = newTransport(cfg.ID, cfg.Address, cfg.Dialer, cfg.Timeouts, s.fence, log)
 	s.fsm = newFSM(cfg.Machine, s.trans.members, log)

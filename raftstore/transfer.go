@@ -107,7 +107,7 @@ func (s *Store) successor(ctx context.Context, term uint64, patience time.Durati
 	defer count.end()
 	limit := time.NewTimer(min(patience, wait(ctx)))
 	defer limit.Stop()
-	s.raft.VerifyLeader() // sends heartbeats now; what it answers is not used
+	s.beat()
 	for {
 		has := s.trans.matched.in(term)
 		for _, v := range s.otherVoters() {

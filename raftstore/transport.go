@@ -46,6 +46,7 @@ type transport struct {
 	refused                   atomic.Uint64
 	uses                      atomic.Uint64 // see inboundConn
 	growing                   diskLock      // held while raft takes entries or a snapshot
+	reception                 reception
 
 	ctx    context.Context // ends when the transport closes
 	cancel context.CancelFunc
@@ -337,17 +338,24 @@ func (t *transport) dialFor(ctx context.Context, peer ServerID, addr string) (*p
 		return nil, err
 	}
 	c := &peerConn{Conn: conn, peer: peer, begun: time.Now(), r: bufio.NewReaderSize(conn, 16<<10), w: bufio.NewWriterSize(conn, 16<<10)}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.closed || t.members.removed(peer) {
+	if !t.opened(c) {
 		conn.Close()
 		return nil, ErrStopped
 	}
-	if t.open[peer] == nil {
-		t.open[peer] = map[*peerConn]bool{}
-	}
-	t.open[peer][c] = true
 	return c, nil
+}
+
+func (t *transport) opened(c *peerConn) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || t.members.removed(c.peer) {
+		return false
+	}
+	if t.open[c.peer] == nil {
+		t.open[c.peer] = map[*peerConn]bool{}
+	}
+	t.open[c.peer][c] = true
+	return true
 }
 
 func (t *transport) release(c *peerConn) {
@@ -384,16 +392,36 @@ func (t *transport) drop(peer ServerID) {
 	t.pipes.forget(peer)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for c := range t.open[peer] {
-		c.Close()
+	if t.closed {
+		return // Close does it
 	}
-	for c := range t.inbound[peer] {
-		c.Close()
-	}
+	list := conns(nil, t.open[peer], t.inbound[peer])
 	delete(t.open, peer)
 	delete(t.idle, peer)
 	delete(t.inbound, peer)
 	delete(t.streams, peer)
+	t.serving.Go(func() { closeAll(list) })
+}
+
+func conns(list []net.Conn, out map[*peerConn]bool, in map[*inboundConn]bool) []net.Conn {
+	for c := range out {
+		list = append(list, c)
+	}
+	for c := range in {
+		list = append(list, c)
+	}
+	return list
+}
+
+// closeAll closes them all at once. The end of a channel is a message of TLS,
+// which a host that takes nothing more keeps waiting for seconds: no lock may be
+// held meanwhile, and the machine, whose goroutine says who has left, must not wait.
+func closeAll(list []net.Conn) {
+	var closing sync.WaitGroup
+	for _, c := range list {
+		closing.Go(func() { c.Close() })
+	}
+	closing.Wait()
 }
 
 // Close ends all connections and waits until nobody is served any more.
@@ -401,18 +429,16 @@ func (t *transport) Close() error {
 	t.cancel()
 	t.mu.Lock()
 	t.closed = true
+	var list []net.Conn
 	for _, set := range t.open {
-		for c := range set {
-			c.Close()
-		}
+		list = conns(list, set, nil)
 	}
 	for _, set := range t.inbound {
-		for c := range set {
-			c.Close()
-		}
+		list = conns(list, nil, set)
 	}
 	t.idle = map[ServerID][]*peerConn{}
 	t.mu.Unlock()
+	closeAll(list)
 	t.serving.Wait()
 	return nil
 }

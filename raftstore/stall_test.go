@@ -1,0 +1,190 @@
+package raftstore
+
+import (
+	"bufio"
+	"errors"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// stalled is a leader whose raft waits for its disk until the test releases it.
+func stalled(t *testing.T) (n *testNode, release func()) {
+	t.Helper()
+	world := newTestNet()
+	disk := &gatedArchive{gate: make(chan struct{})}
+	world.archives["a"] = disk
+	a := world.start(t, "a")
+	if err := a.Genesis(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "leads", func() bool { return a.SafeRead(t.Context()) == nil })
+	disk.close()
+	done := submitting(t.Context(), a, "waits for the disk")
+	synctest.Wait()
+	return a, func() {
+		close(disk.gate)
+		if got := <-done; got.err != nil {
+			t.Errorf("the entry that waited: %v", got.err)
+		}
+	}
+}
+
+// gatedArchive is a disk that answers no Sync, once closed, before the gate is open.
+type gatedArchive struct {
+	slowArchive
+	gate chan struct{}
+}
+
+func (a *gatedArchive) close() { a.pause.Store(1) }
+
+func (a *gatedArchive) Sync() error {
+	if a.pause.Load() != 0 {
+		<-a.gate
+	}
+	return a.memArchive.Sync()
+}
+
+// The attack: the host lets a server wait for its disk. A peer gives up, dials again and asks again; what it asked
+// first waits for raft all the same, and must not be joined by more and more.
+func TestRequestsThatWaitForRaftAreBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, release := stalled(t)
+		peer := ServerID{9}
+		vote := mustMarshal(t, &wireVote{Header: header(peer, "peer:1")})
+		answered, waiting := make(chan error, 3*maxInboundPerPeer), 0
+		for range 3 * maxInboundPerPeer {
+			c := dialAs(a, peer)
+			defer c.Close()
+			if writeFrame(c.w, framePreVote, vote) == nil && c.w.Flush() == nil {
+				waiting++
+				go func() {
+					_, _, err := readFrame(c.r, nil)
+					answered <- err
+				}()
+			}
+			synctest.Wait()
+		}
+		if waiting != maxInboundPerPeer {
+			t.Errorf("%d requests wait", waiting)
+		}
+		release()
+		for range waiting {
+			if err := <-answered; err != nil {
+				t.Errorf("a request that waited has no answer: %v", err)
+			}
+		}
+		c := dialAs(a, peer)
+		defer c.Close()
+		if ft, _, err := c.send(t, framePreVote, vote); err != nil || ft != frameReply {
+			t.Errorf("when the disk answers again: frame %d, %v", ft, err)
+		}
+	})
+}
+
+// A leader's heartbeats go on while its raft waits for the disk, and so do the proofs that it leads: no read waits for raft.
+func TestReadsDoNotWaitForTheDisk(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		world := newTestNet()
+		disk := &gatedArchive{gate: make(chan struct{})}
+		world.archives["a"] = disk
+		nodes := world.cluster(t, "a", "b", "c")
+		a := nodes[0]
+		disk.close()
+		done := submitting(t.Context(), a, "waits for the disk")
+		synctest.Wait()
+		for i := range 200 { // raft's queue of them is shorter
+			start := time.Now()
+			if err := a.SafeRead(t.Context()); err != nil {
+				t.Fatalf("read %d: %v", i, err)
+			}
+			if d := time.Since(start); d > roundLimit {
+				t.Fatalf("read %d took %v", i, d)
+			}
+		}
+		close(disk.gate)
+		if got := <-done; got.err != nil {
+			t.Errorf("the entry that waited: %v", got.err)
+		}
+	})
+}
+
+// sluggish is a channel whose end nobody takes.
+type sluggish struct {
+	net.Conn
+	gate <-chan struct{}
+}
+
+func (c sluggish) Close() error {
+	<-c.gate
+	return c.Conn.Close()
+}
+
+// The attack: the host takes nothing more of what a removed server's channels send, and so lets their end wait. Neither
+// the machine nor anybody who wants a connection waits with it.
+func TestEndsOfChannelsKeepNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		nodes := newTestNet().cluster(t, "a", "b", "c", "d")
+		a, d := nodes[0], nodes[3]
+		gate := make(chan struct{})
+		near, far := net.Pipe()
+		go a.Serve(sluggish{far, gate}, d.id)
+		c := &wireClient{near, bufio.NewReader(near), bufio.NewWriter(near)}
+		if _, _, err := c.send(t, framePreVote, mustMarshal(t, &wireVote{Header: header(d.id, d.addr)})); err != nil {
+			t.Fatal(err)
+		}
+		_, prev := a.Members()
+		if _, err := a.Remove(t.Context(), d.id, prev); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		propose(t, a, "after")
+		if err := a.SafeRead(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took > time.Second || !a.IsLeader() {
+			t.Errorf("a write and a read took %v", took)
+		}
+		if _, _, err := c.send(t, framePreVote, nil); err == nil {
+			t.Error("the removed server is answered")
+		}
+		close(gate)
+	})
+}
+
+// The attack: the host cuts a leader's connection in the middle of a snapshot, again and again, and keeps the end of
+// each from us. Only the last one is received.
+func TestSnapshotsAreReceivedOneAtATime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet(t)
+		head := mustMarshal(t, &wireSnapshot{Header: header(p.boss, "boss:1"), Term: 3, LastIndex: 5, LastTerm: 2, Config: p.conf, ConfigIndex: 1, Size: 10 * chunkSize})
+		begin := func() *wireClient {
+			c := dialAs(p.n, p.boss)
+			if err := errors.Join(writeFrame(c.w, frameSnapshot, head), writeFrame(c.w, frameChunk, make([]byte, chunkSize)), c.w.Flush()); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			return c
+		}
+		var last *wireClient
+		for i := range maxInboundPerPeer + 4 {
+			next := begin()
+			defer next.Close()
+			if last != nil {
+				last.SetDeadline(time.Now().Add(time.Second))
+				if _, _, err := readFrame(last.r, nil); err == nil || errTimeout(err) == err {
+					t.Fatalf("snapshot %d goes on beside the next: %v", i, err)
+				}
+			}
+			last = next
+		}
+		if rep := p.snapshot(3, 5, 2, "a", "b"); !rep.OK || len(p.n.machine.list()) != 2 {
+			t.Errorf("the snapshot that is sent whole: %+v, %q", rep, p.n.machine.list())
+		}
+	})
+}
