@@ -26,16 +26,32 @@ func dialAs(n *testNode, id ServerID) *wireClient {
 	return &wireClient{a, bufio.NewReader(a), bufio.NewWriter(a)}
 }
 
-func (c *wireClient) send(t *testing.T, ft frameType, payload []byte) (frameType, []byte, error) {
+// send sends a request, with the pieces of a snapshot behind it, and returns the frame that answers it.
+func (c *wireClient) send(t *testing.T, ft frameType, payload []byte, chunks ...[]byte) (frameType, []byte, error) {
 	t.Helper()
 	c.SetDeadline(time.Now().Add(5 * time.Second))
 	if err := writeFrame(c.w, ft, payload); err != nil {
 		t.Fatal(err)
 	}
+	for _, b := range chunks {
+		if err := writeFrame(c.w, frameChunk, b); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := c.w.Flush(); err != nil {
 		return 0, nil, err
 	}
 	return readFrame(c.r, nil)
+}
+
+// ask sends a request that is answered, whatever the answer.
+func ask(t *testing.T, c *wireClient, ft frameType, request any, chunks ...[]byte) (rep wireReply) {
+	t.Helper()
+	rt, payload, err := c.send(t, ft, mustMarshal(t, request), chunks...)
+	if err != nil || rt != frameReply || unmarshal(payload, &rep) != nil {
+		t.Fatalf("frame %d %x, %v", rt, payload, err)
+	}
+	return rep
 }
 
 func header(id ServerID, addr string) wireHeader {
@@ -92,12 +108,7 @@ func TestCommitIndexIsClampedToWhatWasMatched(t *testing.T) {
 		defer c.Close()
 		send := func(w wireAppend) wireReply {
 			w.Header = header(boss, "boss:1")
-			rt, payload, err := c.send(t, frameAppend, mustMarshal(t, &w))
-			var rep wireReply
-			if err != nil || rt != frameReply || unmarshal(payload, &rep) != nil {
-				t.Fatalf("append: frame %d %x, %v", rt, payload, err)
-			}
-			return rep
+			return ask(t, c, frameAppend, &w)
 		}
 		rep := send(wireAppend{Term: 1, Entries: []wireEntry{
 			{Index: 1, Term: 1, Type: uint8(raft.LogConfiguration), Data: conf},

@@ -131,7 +131,9 @@ func (w *world) voteFirst() func() {
 	second, voter := others[at], others[(at+1)%len(others)]
 	hand := func(from, to *boot) bool {
 		term := from.Term()
-		from.raft.LeadershipTransferToServer(to.id.raftID(), raftAddress(to.id, to.addr))
+		ctx, cancel := context.WithTimeout(w.ctx, time.Second)
+		defer cancel()
+		from.TransferLeadershipTo(ctx, to.id)
 		return w.until(time.Second, func() bool { return to.IsLeader() && to.Term() > term })
 	}
 	late := w.net.begin(&hazard{only: frameAppend, block: holds, match: func(_, to *boot, _ bool) bool { return to == voter }})

@@ -1,7 +1,6 @@
 package raftstore
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/anishathalye/porcupine"
 )
 
 // How often and how long the smaller tests under faults run.
@@ -178,7 +179,7 @@ func TestLaggingMemberFollowsALeaderItNeverSaw(t *testing.T) {
 		eventually(t, "the new member leads", func() bool {
 			l := leaderOf(t, others...)
 			if l != d {
-				l.raft.LeadershipTransferToServer(d.id.raftID(), raftAddress(d.id, d.addr)).Error()
+				l.TransferLeadershipTo(t.Context(), d.id)
 			}
 			return d.IsLeader() && d.SafeRead(t.Context()) == nil
 		})
@@ -200,27 +201,24 @@ type operation struct {
 	Position     int
 }
 
-// checkHistory says whether a history is linearizable. A general checker can
-// take its place; for a list that only grows this one is exact: the positions
-// are an order of all operations, a read standing behind the write it saw last,
-// so the history is linearizable if that order never contradicts real time.
-var checkHistory = func(history []operation) error {
-	byReturn := slices.SortedFunc(slices.Values(history), func(a, b operation) int { return cmp.Compare(a.Return, b.Return) })
-	places := map[int]bool{}
-	settled, next := operation{}, 0 // of what had returned before, the one furthest on
-	for _, o := range slices.SortedFunc(slices.Values(history), func(a, b operation) int { return cmp.Compare(a.Call, b.Call) }) {
-		for ; byReturn[next].Return < o.Call; next++ {
-			if byReturn[next].Position > settled.Position {
-				settled = byReturn[next]
-			}
-		}
-		if o.Position < settled.Position || o.Write && o.Position == settled.Position {
-			return fmt.Errorf("%+v came after %+v had returned", o, settled)
-		}
-		if o.Write && places[o.Position] {
-			return fmt.Errorf("two writes are at place %d", o.Position)
-		}
-		places[o.Position] = places[o.Position] || o.Write
+// places is the specification of a list that only grows, as operation tells of it: a write is at a place of its own,
+// behind all that was there; what stands between may be of writes that are not in the history.
+var places = porcupine.Model{
+	Init: func() any { return 0 },
+	Step: func(state, input, output any) (bool, any) {
+		last, write, at := state.(int), input.(bool), output.(int)
+		return at > last || at == last && !write, at
+	},
+}
+
+// checkHistory says whether a history is linearizable.
+func checkHistory(history []operation) error {
+	var ops []porcupine.Operation
+	for _, o := range history {
+		ops = append(ops, porcupine.Operation{ClientId: o.Client, Input: o.Write, Call: o.Call, Output: o.Position, Return: o.Return})
+	}
+	if !porcupine.CheckOperations(places, ops) {
+		return fmt.Errorf("%d operations have no order", len(ops))
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -294,22 +295,30 @@ func (n *testNet) start(t *testing.T, name string) *testNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := &testNode{id: sha256.Sum256([]byte(name)), addr: name + ":1", machine: &listMachine{}, archive: &memArchive{}, key: key}
-	var machine Machine = node.machine
-	if m := n.machines[name]; m != nil {
-		machine = m
-	}
-	var archive Archive = node.archive
-	if a := n.archives[name]; a != nil {
-		archive = a
-	}
-	node.Store, err = Open(Config{ID: node.id, Address: node.addr, ClusterID: [32]byte{1}, Epoch: 1,
-		Machine: machine, Timeouts: n.timeouts[name], Dialer: testDialer{n, node.id}, Archive: archive, ArchiveKey: key, Logger: testLogger()})
-	if err != nil {
+	return n.open(t, sha256.Sum256([]byte(name)), name+":1", key, func(c *Config) {
+		c.Timeouts = n.timeouts[name]
+		if m := n.machines[name]; m != nil {
+			c.Machine = m
+		}
+		if a := n.archives[name]; a != nil {
+			c.Archive = a
+		}
+	})
+}
+
+// open starts a server, on a list and an archive in memory if change does not say otherwise.
+func (n *testNet) open(t *testing.T, id ServerID, addr string, key secret.Key, change func(*Config)) *testNode {
+	t.Helper()
+	node := &testNode{id: id, addr: addr, machine: &listMachine{}, archive: &memArchive{}, key: key}
+	cfg := Config{ID: id, Address: addr, ClusterID: [32]byte{1}, Epoch: 1, Machine: node.machine, Dialer: testDialer{n, id},
+		Archive: node.archive, ArchiveKey: key, Logger: testLogger()}
+	change(&cfg)
+	var err error
+	if node.Store, err = Open(cfg); err != nil {
 		t.Fatal(err)
 	}
 	n.mu.Lock()
-	n.nodes[node.id] = node
+	n.nodes[id] = node
 	n.mu.Unlock()
 	t.Cleanup(func() { node.Shutdown() })
 	return node
@@ -325,6 +334,17 @@ func eventually(t *testing.T, what string, f func() bool) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	t.Fatalf("did not happen within 20 s: %s", what)
+}
+
+// pending fails the test if a call that everything else waits for has an answer.
+func pending[T any](t *testing.T, done <-chan T, why string) {
+	t.Helper()
+	synctest.Wait()
+	select {
+	case got := <-done:
+		t.Fatalf("%s, and the call was answered: %+v", why, got)
+	default:
+	}
 }
 
 // cluster starts the named nodes, the first by genesis, the others added as

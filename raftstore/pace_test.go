@@ -62,16 +62,12 @@ func (d farDialer) carry(from, to net.Conn) {
 // startFar is testNet.start with a slow disk and a way to everybody.
 func (n *testNet) startFar(t *testing.T, name string, way time.Duration, pipelined bool) *testNode {
 	t.Helper()
-	node := &testNode{id: sha256.Sum256([]byte(name)), addr: name + ":1", machine: &listMachine{}, archive: &memArchive{}, key: testKey(t)}
 	disk := &slowArchive{}
 	disk.pause.Store(int64(time.Millisecond))
-	patient := Timeouts{Heartbeat: time.Second, Election: time.Second, Lease: time.Second}
-	var err error
-	node.Store, err = Open(Config{ID: node.id, Address: node.addr, ClusterID: [32]byte{1}, Epoch: 1, Machine: node.machine, Timeouts: patient,
-		Dialer: farDialer{testDialer{n, node.id}, way}, Archive: disk, ArchiveKey: node.key})
-	if err != nil {
-		t.Fatal(err)
-	}
+	node := n.open(t, sha256.Sum256([]byte(name)), name+":1", testKey(t), func(c *Config) {
+		c.Timeouts = Timeouts{Heartbeat: time.Second, Election: time.Second, Lease: time.Second}
+		c.Dialer, c.Archive = farDialer{testDialer{n, c.ID}, way}, disk
+	})
 	if !pipelined {
 		never := brokenPipe{until: time.Now().Add(1000 * time.Hour)}
 		node.trans.pipes.broken = map[ServerID]brokenPipe{}
@@ -79,10 +75,6 @@ func (n *testNet) startFar(t *testing.T, name string, way time.Duration, pipelin
 			node.trans.pipes.broken[sha256.Sum256([]byte(peer))] = never
 		}
 	}
-	n.mu.Lock()
-	n.nodes[node.id] = node
-	n.mu.Unlock()
-	t.Cleanup(func() { node.Shutdown() })
 	return node
 }
 

@@ -26,16 +26,6 @@ func reading(t *testing.T, n *testNode) <-chan error {
 	return done
 }
 
-func pending(t *testing.T, done <-chan error, why string) {
-	t.Helper()
-	synctest.Wait()
-	select {
-	case err := <-done:
-		t.Fatalf("%s, and the read was answered: %v", why, err)
-	default:
-	}
-}
-
 func TestReadsWriteNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nodes := newTestNet().cluster(t, "a", "b", "c")

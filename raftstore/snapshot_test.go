@@ -36,24 +36,7 @@ func (p *puppet) ask(id ServerID, ft frameType, v any, chunks ...[]byte) wireRep
 	p.t.Helper()
 	c := dialAs(p.n, id)
 	defer c.Close()
-	if err := writeFrame(c.w, ft, mustMarshal(p.t, v)); err != nil {
-		p.t.Fatal(err)
-	}
-	for _, b := range chunks {
-		if err := writeFrame(c.w, frameChunk, b); err != nil {
-			p.t.Fatal(err)
-		}
-	}
-	c.SetDeadline(time.Now().Add(5 * time.Second))
-	if err := c.w.Flush(); err != nil {
-		p.t.Fatal(err)
-	}
-	rt, payload, err := readFrame(c.r, nil)
-	var rep wireReply
-	if err != nil || rt != frameReply || unmarshal(payload, &rep) != nil {
-		p.t.Fatalf("frame %d %x, %v", rt, payload, err)
-	}
-	return rep
+	return ask(p.t, c, ft, v, chunks...)
 }
 
 func (p *puppet) append(w wireAppend) wireReply {

@@ -19,13 +19,7 @@ import (
 // backOn sets the scene of the attacks on one follower's disk: a write is acknowledged by a and b while c is away;
 // then b comes back on another disk, and a is away. It returns who leads b and c after that, and all three.
 func backOn(t *testing.T, disk func(n *stockNet, b *stockNode) string) (lead *stockNode, all []*stockNode) {
-	n := newStockNet(t)
-	nodes := n.cluster(nil, "a:1", "b:1", "c:1")
-	a := n.leader(nodes...)
-	rest := others(nodes, a)
-	b, c := rest[0], rest[1]
-	n.write(a, "old")
-	n.everywhere("old", nodes...)
+	n, a, b, c := threeStock(t)
 	synctest.Wait()
 	before := disk(n, b)
 	n.rooms([]*stockNode{a, b}, []*stockNode{c})
@@ -72,17 +66,9 @@ func TestStockWipedNode(t *testing.T) {
 func (n *testNet) reboot(t *testing.T, of *testNode, disk [][]byte) *testNode {
 	t.Helper()
 	id := ServerID(sha256.Sum256(append([]byte("the next boot of "), of.id[:]...)))
-	node := &testNode{id: id, addr: of.addr, machine: &listMachine{}, archive: &memArchive{records: disk}, key: of.key}
-	var err error
-	node.Store, err = Open(Config{ID: id, Address: of.addr, ClusterID: [32]byte{1}, Epoch: 1, Machine: node.machine,
-		Dialer: testDialer{n, id}, Archive: node.archive, ArchiveKey: of.key, Logger: testLogger()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.mu.Lock()
-	n.nodes[id] = node
-	n.mu.Unlock()
-	t.Cleanup(func() { node.Shutdown() })
+	archive := &memArchive{records: disk}
+	node := n.open(t, id, of.addr, of.key, func(c *Config) { c.Archive = archive })
+	node.archive = archive
 	return node
 }
 
@@ -147,13 +133,7 @@ func TestOursWipedNode(t *testing.T) {
 // The attack: a copy of a follower's disk is started beside it, in another part of the network.
 func TestStockClone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := newStockNet(t)
-		nodes := n.cluster(nil, "a:1", "b:1", "c:1")
-		a := n.leader(nodes...)
-		rest := others(nodes, a)
-		b, c := rest[0], rest[1]
-		n.write(a, "old")
-		n.everywhere("old", nodes...)
+		n, a, b, c := threeStock(t)
 		synctest.Wait()
 		dir := n.copyDisk(b)
 		n.rooms([]*stockNode{a, b}, []*stockNode{c})
@@ -193,7 +173,7 @@ func TestOursClone(t *testing.T) {
 
 // restarted runs one server on a disk that the host has worked on while it was off, and returns what it then takes
 // for the acknowledged writes "one", "two" and "three".
-func restarted(t *testing.T, opt stockOptions, work func(dir string, n *stockNet, s *stockNode)) []string {
+func restarted(t *testing.T, opt stockOptions, work func(dir string, n *stockNet)) []string {
 	t.Helper()
 	n := newStockNet(t)
 	s := n.cluster(map[raft.ServerAddress]stockOptions{"a:1": opt}, "a:1")[0]
@@ -207,7 +187,7 @@ func restarted(t *testing.T, opt stockOptions, work func(dir string, n *stockNet
 		}
 	}
 	s.stop()
-	work(dir, n, s)
+	work(dir, n)
 	again := n.start("a:1", dir, stockOptions{trailing: opt.trailing})
 	n.leader(again)
 	n.write(again, "served")
@@ -215,14 +195,22 @@ func restarted(t *testing.T, opt stockOptions, work func(dir string, n *stockNet
 	return list[:len(list)-1]
 }
 
-func edit(t *testing.T, dir string, f func(*raftboltdb.BoltStore)) {
-	t.Helper()
-	store, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close()
-	f(store)
+// edited performs an attack on the log of a stopped server: what it then takes for acknowledged is want.
+func edited(t *testing.T, want []string, words string, work func(t *testing.T, n *stockNet, log *raftboltdb.BoltStore)) {
+	synctest.Test(t, func(t *testing.T) {
+		got := restarted(t, stockOptions{}, func(dir string, n *stockNet) {
+			store, err := raftboltdb.NewBoltStore(filepath.Join(dir, "raft.db"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			work(t, n, store)
+		})
+		if !slices.Equal(got, want) {
+			t.Fatalf("the attack does not work any more: %q", got)
+		}
+		outcome(t, words)
+	})
 }
 
 func entryAt(t *testing.T, store *raftboltdb.BoltStore, data string) raft.Log {
@@ -239,61 +227,37 @@ func entryAt(t *testing.T, store *raftboltdb.BoltStore, data string) raft.Log {
 }
 
 func TestStockTruncatedDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		got := restarted(t, stockOptions{}, func(dir string, _ *stockNet, _ *stockNode) {
-			edit(t, dir, func(s *raftboltdb.BoltStore) {
-				l := entryAt(t, s, "three")
-				if err := s.DeleteRange(l.Index, l.Index); err != nil {
-					t.Fatal(err)
-				}
-			})
-		})
-		if !slices.Equal(got, []string{"one", "two"}) {
-			t.Fatalf("the attack does not work any more: %q", got)
+	edited(t, []string{"one", "two"}, "accepted: served on without the last write", func(t *testing.T, _ *stockNet, log *raftboltdb.BoltStore) {
+		l := entryAt(t, log, "three")
+		if err := log.DeleteRange(l.Index, l.Index); err != nil {
+			t.Fatal(err)
 		}
-		outcome(t, "accepted: served on without the last write")
 	})
 }
 
 func TestStockReorderedDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		got := restarted(t, stockOptions{}, func(dir string, _ *stockNet, _ *stockNode) {
-			edit(t, dir, func(s *raftboltdb.BoltStore) {
-				one, two := entryAt(t, s, "one"), entryAt(t, s, "two")
-				one.Data, two.Data = two.Data, one.Data
-				if err := s.StoreLogs([]*raft.Log{&one, &two}); err != nil {
-					t.Fatal(err)
-				}
-			})
-		})
-		if !slices.Equal(got, []string{"two", "one", "three"}) {
-			t.Fatalf("the attack does not work any more: %q", got)
+	edited(t, []string{"two", "one", "three"}, "accepted: applied in the order of the host", func(t *testing.T, _ *stockNet, log *raftboltdb.BoltStore) {
+		one, two := entryAt(t, log, "one"), entryAt(t, log, "two")
+		one.Data, two.Data = two.Data, one.Data
+		if err := log.StoreLogs([]*raft.Log{&one, &two}); err != nil {
+			t.Fatal(err)
 		}
-		outcome(t, "accepted: applied in the order of the host")
 	})
 }
 
 func TestStockMixedDisk(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		got := restarted(t, stockOptions{}, func(dir string, n *stockNet, _ *stockNode) {
-			other := n.cluster(nil, "x:1")[0]
-			n.write(other, "of another cluster")
-			foreign := other.indexOf("of another cluster")
-			edit(t, dir, func(s *raftboltdb.BoltStore) {
-				if two := entryAt(t, s, "two"); two.Term != foreign.Term {
-					t.Fatalf("terms %d and %d", two.Term, foreign.Term)
-				} else {
-					foreign.Index = two.Index
-				}
-				if err := s.StoreLog(&foreign); err != nil {
-					t.Fatal(err)
-				}
-			})
-		})
-		if !slices.Equal(got, []string{"one", "of another cluster", "three"}) {
-			t.Fatalf("the attack does not work any more: %q", got)
+	want := []string{"one", "of another cluster", "three"}
+	edited(t, want, "accepted: an entry of another cluster is applied", func(t *testing.T, n *stockNet, log *raftboltdb.BoltStore) {
+		other := n.cluster(nil, "x:1")[0]
+		n.write(other, "of another cluster")
+		foreign, two := other.indexOf("of another cluster"), entryAt(t, log, "two")
+		if two.Term != foreign.Term {
+			t.Fatalf("terms %d and %d", two.Term, foreign.Term)
 		}
-		outcome(t, "accepted: an entry of another cluster is applied")
+		foreign.Index = two.Index
+		if err := log.StoreLog(&foreign); err != nil {
+			t.Fatal(err)
+		}
 	})
 }
 
@@ -324,7 +288,7 @@ func TestStockSwappedDisk(t *testing.T) {
 
 func TestStockEditedSnapshot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		got := restarted(t, stockOptions{trailing: 1}, func(dir string, _ *stockNet, _ *stockNode) {
+		got := restarted(t, stockOptions{trailing: 1}, func(dir string, _ *stockNet) {
 			states, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", "state.bin"))
 			if err != nil || len(states) != 1 {
 				t.Fatalf("%q, %v", states, err)

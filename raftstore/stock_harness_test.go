@@ -384,6 +384,18 @@ func (n *stockNet) cluster(opts map[raft.ServerAddress]stockOptions, addrs ...ra
 	return nodes
 }
 
+// threeStock is a leader and two followers, all of which have applied "old".
+func threeStock(t *testing.T) (n *stockNet, a, b, c *stockNode) {
+	t.Helper()
+	n = newStockNet(t)
+	nodes := n.cluster(nil, "a:1", "b:1", "c:1")
+	a = n.leader(nodes...)
+	rest := others(nodes, a)
+	n.write(a, "old")
+	n.everywhere("old", nodes...)
+	return n, a, rest[0], rest[1]
+}
+
 // leader waits for one that can commit.
 func (n *stockNet) leader(nodes ...*stockNode) *stockNode {
 	n.t.Helper()

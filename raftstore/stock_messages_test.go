@@ -72,12 +72,7 @@ func TestOursPreVoteText(t *testing.T) {
 		coded := answering(func(ft frameType) (frameType, []byte) { return frameRefusal, []byte{refusedFailed} })
 		asReply := answering(func(ft frameType) (frameType, []byte) { return frameReply, text })
 		for name, d := range map[string]*liarDialer{"the text for a code": liar, "a refusal": coded, "the text for a reply": asReply} {
-			n := &testNode{id: ServerID{1}, addr: "v:1", machine: &listMachine{}}
-			var err error
-			if n.Store, err = Open(Config{ID: n.id, Address: n.addr, ClusterID: [32]byte{1}, Epoch: 1, Machine: n.machine,
-				Dialer: d, Archive: &memArchive{}, ArchiveKey: testKey(t)}); err != nil {
-				t.Fatal(err)
-			}
+			n := newTestNet().open(t, ServerID{1}, "v:1", testKey(t), func(c *Config) { c.Dialer = d })
 			commanded(t, n, ServerID{7}, ServerID{8})
 			time.Sleep(time.Minute)
 			if n.Term() != 1 || d.count() == 0 {
@@ -374,7 +369,7 @@ func TestStockLateConfiguration(t *testing.T) {
 
 // lateHere lets the snapshot that a has made arrive at b when more has happened, on a channel of a's: a sent it, and
 // the network kept it.
-func lateHere(t *testing.T, a, b *testNode, meantime func()) (rep wireReply) {
+func lateHere(t *testing.T, a, b *testNode, meantime func()) {
 	t.Helper()
 	for _, e := range entries("early", 5) {
 		propose(t, a, e)
@@ -386,17 +381,11 @@ func lateHere(t *testing.T, a, b *testNode, meantime func()) (rep wireReply) {
 	meantime()
 	c := dialAs(b, a.id)
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
-	head := mustMarshal(t, &wireSnapshot{Header: header(a.id, a.addr), Term: a.Term(), LastIndex: meta.Index, LastTerm: meta.Term,
-		Config: raft.EncodeConfiguration(meta.Configuration), ConfigIndex: 1, Size: int64(len(state))})
-	if err := errors.Join(writeFrame(c.w, frameSnapshot, head), writeFrame(c.w, frameChunk, state), c.w.Flush()); err != nil {
-		t.Fatal(err)
+	rep := ask(t, c, frameSnapshot, &wireSnapshot{Header: header(a.id, a.addr), Term: a.Term(), LastIndex: meta.Index, LastTerm: meta.Term,
+		Config: raft.EncodeConfiguration(meta.Configuration), ConfigIndex: 1, Size: int64(len(state))}, state)
+	if !rep.OK {
+		t.Fatalf("what is there already was refused: %+v", rep)
 	}
-	rt, payload, err := readFrame(c.r, nil)
-	if err != nil || rt != frameReply || unmarshal(payload, &rep) != nil || !rep.OK {
-		t.Fatalf("the answer to what is there already: frame %d %x, %v", rt, payload, err)
-	}
-	return rep
 }
 
 func TestOursLateSnapshot(t *testing.T) {

@@ -126,25 +126,12 @@ func commanded(t *testing.T, n *testNode, boss ServerID, voters ...ServerID) *wi
 	return c
 }
 
-func ask(t *testing.T, c *wireClient, ft frameType, request any) (rep wireReply) {
-	t.Helper()
-	rt, payload, err := c.send(t, ft, mustMarshal(t, request))
-	if err != nil || rt != frameReply || unmarshal(payload, &rep) != nil {
-		t.Fatalf("frame %d %x, %v", rt, payload, err)
-	}
-	return rep
-}
-
 func TestOursHeartbeatRace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net, archive := newTestNet(), &stalledArchive{}
-		n := &testNode{id: ServerID{1}, addr: "v:1", machine: &listMachine{}, key: testKey(t)}
-		var err error
-		if n.Store, err = Open(Config{ID: n.id, Address: n.addr, ClusterID: [32]byte{1}, Epoch: 1, Machine: n.machine,
-			Dialer: testDialer{net, n.id}, Archive: archive, ArchiveKey: n.key, Timeouts: Timeouts{Heartbeat: time.Minute}}); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { n.Shutdown() })
+		archive := &stalledArchive{}
+		n := newTestNet().open(t, ServerID{1}, "v:1", testKey(t), func(c *Config) {
+			c.Archive, c.Timeouts = archive, Timeouts{Heartbeat: time.Minute}
+		})
 		a, c := ServerID{7}, ServerID{8}
 		old := commanded(t, n, a, c)
 		candidate := dialAs(n, c)

@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"errors"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -9,20 +10,13 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
-	"path/filepath"
 )
 
 // The attack: the host hides a live majority behind a partition until the operators believe that it is lost and recover
 // from what is left.
 func TestStockOldMajority(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := newStockNet(t)
-		nodes := n.cluster(nil, "a:1", "b:1", "c:1")
-		a := n.leader(nodes...)
-		rest := others(nodes, a)
-		b, c := rest[0], rest[1]
-		n.write(a, "old")
-		n.everywhere("old", nodes...)
+		n, a, b, c := threeStock(t)
 		n.rooms([]*stockNode{a, b}, []*stockNode{c})
 		c.stop()
 		recoverCluster(t, n, c)
