@@ -10,78 +10,82 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/claviger/claviger/kds/api"
+	"github.com/claviger/claviger/raftstore/archive/file"
 )
 
-// The files of a genesis ceremony, in the directory given to ApproveByFile.
-const (
-	StatementFile = "genesis-statement.json" // a Statement, written by the node
-	ApprovalsFile = "genesis-approvals.json" // a list of Approval, brought by the operators
+// pollInterval is how often a file is looked for that people bring.
+const pollInterval = 500 * time.Millisecond
 
-	maxApprovals = 64 << 10 // bytes of the approvals file
-	pollInterval = 500 * time.Millisecond
-)
-
-// ApproveByFile returns an Approve that writes the statement into dir, for
-// operators to verify elsewhere and sign, and waits until their approvals lie
-// beside it. The files travel through the host: it can withhold them, and
-// nothing else, since the signatures are checked in the enclave.
-func ApproveByFile(dir string, told func(path string)) func(context.Context, *Statement) ([]Approval, error) {
-	return func(ctx context.Context, s *Statement) ([]Approval, error) {
-		raw, err := json.MarshalIndent(s, "", "  ")
-		if err != nil {
-			return nil, err
-		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("node: genesis files: %w", err)
-		}
-		// A fresh statement voids approvals of an older one: the identity key is new.
-		approvals := filepath.Join(dir, ApprovalsFile)
-		if err := os.Remove(approvals); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("node: genesis files: %w", err)
-		}
-		path := filepath.Join(dir, StatementFile)
-		if err := os.WriteFile(path, append(raw, '\n'), 0o600); err != nil {
-			return nil, fmt.Errorf("node: genesis files: %w", err)
-		}
-		if told != nil {
-			told(path)
-		}
-		return awaitApprovals(ctx, approvals)
+// ceremonyDir makes the directory of a ceremony and removes what an earlier one
+// has left there: it was for another enclave.
+func ceremonyDir(dir string, stale ...string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
 	}
+	for _, name := range stale {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
-// awaitApprovals polls: an enclave has no other way to hear of a file. A file
-// that does not parse may still be on its way, so it is looked at again.
-func awaitApprovals(ctx context.Context, path string) ([]Approval, error) {
+// awaitFile polls until read succeeds: an enclave has no other way to hear of a
+// file. One that does not parse may still be on its way.
+func awaitFile(ctx context.Context, read func() error) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		list, err := readApprovals(path)
+		err := read()
 		if err == nil {
-			return list, nil
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w: %w", ErrApproval, ctx.Err(), err)
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		case <-tick.C:
 		}
 	}
 }
 
-func readApprovals(path string) ([]Approval, error) {
-	f, err := os.Open(path)
+// writeJSON replaces a file that people read.
+func writeJSON(name string, v any) error {
+	raw, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeDurably(name, append(raw, '\n'))
+}
+
+// writeDurably replaces a file as a whole. It is there after a loss of power.
+func writeDurably(name string, raw []byte) error {
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(raw)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		return err
+	}
+	return file.SyncDir(filepath.Dir(name))
+}
+
+// readBounded reads a file of at most limit bytes.
+func readBounded(name string, limit int64) ([]byte, error) {
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, maxApprovals+1))
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	var list []Approval
-	if err := api.DecodeJSON(raw, maxApprovals, &list); err != nil {
-		return nil, fmt.Errorf("%s: %w", ApprovalsFile, err)
+	if int64(len(raw)) > limit {
+		return nil, fmt.Errorf("%s: more than %d bytes", name, limit)
 	}
-	return list, nil
+	return raw, nil
 }

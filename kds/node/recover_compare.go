@@ -9,8 +9,8 @@ import (
 
 // relationTo is how an archive stands to the newest.
 type relationTo struct {
-	relation    history.Relation
-	agree, part uint64
+	relation history.Relation
+	part     uint64 // index at which they part
 }
 
 // compare finds the newest archive and says of every other how it stands to it.
@@ -42,7 +42,7 @@ func (r *recovery) compare() {
 		}
 		for _, a := range []*inspected{older, newer} {
 			if a != r.newest && (older == r.newest || newer == r.newest) {
-				a.standing = relationTo{p.Relation, p.Agree, p.Part}
+				a.standing = relationTo{p.Relation, p.Part}
 				a.report.Verdict = a.verdict(r.newest)
 			}
 		}

@@ -3,13 +3,9 @@ package node
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/claviger/claviger/kds/api"
 )
@@ -40,13 +36,8 @@ type RecoveryFiles struct {
 // since they are for another enclave. Told is called with each file written, the
 // file waited for next, and why the one before it was refused, if it was.
 func RecoverByFile(dir string, told func(path, next string, refused error)) (*RecoveryFiles, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := ceremonyDir(dir, RecoveryRequestFile, RecoverySharesFile, RecoveryReportFile, RecoveryApprovalsFile); err != nil {
 		return nil, fmt.Errorf("node: recovery files: %w", err)
-	}
-	for _, name := range []string{RecoveryRequestFile, RecoverySharesFile, RecoveryReportFile, RecoveryApprovalsFile} {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("node: recovery files: %w", err)
-		}
 	}
 	return &RecoveryFiles{dir: dir, told: told, seen: map[string][32]byte{}}, nil
 }
@@ -66,40 +57,18 @@ func (f *RecoveryFiles) Approve(ctx context.Context, r *RecoveryReport, refused 
 	return &a, nil
 }
 
-// exchange writes what the enclave says and polls for the answer: an enclave has
-// no other way to hear of a file. One that does not parse may be on its way.
+// exchange writes what the enclave says and waits for the answer.
 func (f *RecoveryFiles) exchange(ctx context.Context, say string, content any, await string, answer any, refused error) error {
-	if err := f.write(say, content); err != nil {
+	if err := writeJSON(filepath.Join(f.dir, say), content); err != nil {
 		return fmt.Errorf("node: recovery files: %w", err)
 	}
 	if f.told != nil {
 		f.told(filepath.Join(f.dir, say), await, refused)
 	}
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	for {
-		err := f.read(await, answer)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w: waiting for %s: %w", ErrRecovery, await, ctx.Err())
-		case <-tick.C:
-		}
+	if err := awaitFile(ctx, func() error { return f.read(await, answer) }); err != nil {
+		return fmt.Errorf("%w: waiting for %s: %w", ErrRecovery, await, err)
 	}
-}
-
-func (f *RecoveryFiles) write(name string, content any) error {
-	raw, err := json.MarshalIndent(content, "", "  ")
-	if err != nil {
-		return err
-	}
-	tmp := filepath.Join(f.dir, name+".new")
-	if err := os.WriteFile(tmp, append(raw, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, filepath.Join(f.dir, name))
+	return nil
 }
 
 var errSeen = errors.New("the file has not changed since it was refused")
@@ -119,21 +88,4 @@ func (f *RecoveryFiles) read(name string, answer any) error {
 	}
 	f.seen[name] = hash
 	return nil
-}
-
-// readBounded reads a file of at most limit bytes.
-func readBounded(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(raw)) > limit {
-		return nil, fmt.Errorf("%s: more than %d bytes", name, limit)
-	}
-	return raw, nil
 }

@@ -3,10 +3,8 @@ package node
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -80,24 +78,7 @@ func (n *Node) writeFinal(c api.FinalCheckpoint) error {
 	if err != nil {
 		return err
 	}
-	raw, err := json.MarshalIndent(signed, "", "  ")
-	if err != nil {
-		return err
-	}
-	return writeDurably(filepath.Join(n.cfg.DataDir, FinalFile(c.ServerID)), append(raw, '\n'))
-}
-
-// writeDurably replaces a file as a whole.
-func writeDurably(name string, raw []byte) error {
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
+	return writeJSON(filepath.Join(n.cfg.DataDir, FinalFile(c.ServerID)), signed)
 }
 
 // snapshotBytes is the machine's state as its snapshot writes it.

@@ -307,7 +307,7 @@ func (n *Node) stopForGood(ctx context.Context, statement []byte, s *api.Recover
 			"epoch", s.Epoch, "enclave", s.Enclave)
 	}
 	done := make(chan error, 1)
-	go func() { done <- n.store.Load().Shutdown() }()
+	n.work.Go(func() { done <- n.store.Load().Shutdown() })
 	select {
 	case err := <-done:
 		if err != nil { // what counts is in memory

@@ -97,14 +97,7 @@ func (s *Statement) checkApprovals(operators api.Operators, approvals []Approval
 	if err != nil {
 		return err
 	}
-	var valid [][]byte
-	for _, a := range approvals {
-		known := slices.ContainsFunc(operators.Keys, func(k []byte) bool { return slices.Equal(k, a.Key) })
-		counted := slices.ContainsFunc(valid, func(k []byte) bool { return slices.Equal(k, a.Key) })
-		if known && !counted && len(a.Key) == ed25519.PublicKeySize && ed25519.Verify(a.Key, msg, a.Signature) {
-			valid = append(valid, a.Key)
-		}
-	}
+	valid := operators.Collect(msg, approvals)
 	if operators.Threshold == 0 || uint64(len(valid)) < operators.Threshold {
 		return fmt.Errorf("%w: %d valid signatures of distinct operators, %d are needed", ErrApproval, len(valid), operators.Threshold)
 	}

@@ -67,7 +67,7 @@ func Create(root string, id raftstore.ServerID) (*Archive, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("archive/file: %w", err)
 	}
-	if err := errors.Join(a.next(), syncDir(root)); err != nil {
+	if err := errors.Join(a.next(), SyncDir(root)); err != nil {
 		return nil, fmt.Errorf("archive/file: %w", err)
 	}
 	a.cut, a.oldest = a.segment, a.segment
@@ -89,13 +89,13 @@ func (a *Archive) next() error {
 		return err
 	}
 	a.f, a.off = f, 0
-	return syncDir(a.dir)
+	return SyncDir(a.dir)
 }
 
-// syncDir makes new names durable. Library operating systems that cannot sync a
-// directory say EINVAL or ENOTSUP; what is lost then is a whole young file,
-// which recovery must bear anyway.
-func syncDir(dir string) error {
+// SyncDir makes new names in a directory durable. Library operating systems that
+// cannot sync one say EINVAL or ENOTSUP, which is no error: a loss of power may
+// take a whole young file then, which whoever reads it later must bear anyway.
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -205,7 +205,7 @@ func (a *Archive) writeFirst() error {
 		return err
 	}
 	_, err = f.WriteAt(fmt.Appendf(nil, "%08d", a.cut), 0)
-	return errors.Join(err, f.Sync(), f.Close(), syncDir(a.dir))
+	return errors.Join(err, f.Sync(), f.Close(), SyncDir(a.dir))
 }
 
 // readFirst is the number of the first file: 1 unless firstName says otherwise.
