@@ -158,7 +158,7 @@ func ruling(c api.Cluster) (api.Cluster, error) {
 	}
 	for _, m := range c.Members {
 		if !m.Voter {
-			return c, fmt.Errorf("the newest boot of slot %s does not vote yet, so an older archive may be needed still; nothing was deleted. Wait until 'claviger cluster status' shows a voter in every slot", m.Slot)
+			return c, fmt.Errorf("the newest boot of slot %s does not vote yet, so an older archive may be needed still; nothing was deleted. Wait until 'claviger cluster status' shows a voter in every slot, or remove the slot", m.Slot)
 		}
 	}
 	return c, nil
