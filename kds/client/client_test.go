@@ -30,7 +30,7 @@ func TestKey(t *testing.T) {
 			if reply.Key != nil {
 				s.Error("the key is in the metadata too")
 			}
-			if reply.Version != (api.Version{Generation: 1, Counter: 1}) || reply.Epoch != 5 || reply.Constraint != keyRequest.Constraint {
+			if reply.Version != firstVersion || reply.Epoch != 5 || reply.Constraint != keyRequest.Constraint {
 				s.Errorf("metadata: %+v", reply)
 			}
 			key.Destroy()

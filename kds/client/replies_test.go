@@ -24,6 +24,8 @@ func TestWrongKeyReplies(t *testing.T) {
 		"hardware":   func(r *api.KeyReply) { r.Realm = "hw" },
 		"generation": func(r *api.KeyReply) { r.Version.Generation = 2 },
 		"counter":    func(r *api.KeyReply) { r.Version.Counter = 2 },
+		"root":       func(r *api.KeyReply) { r.Version.GenerationID[0] ^= 1 },
+		"no root":    func(r *api.KeyReply) { r.Version.GenerationID = api.ID{} },
 		"epoch":      func(r *api.KeyReply) { r.Epoch = 4 },
 		"no key":     func(r *api.KeyReply) { r.Key = nil },
 		"long key":   func(r *api.KeyReply) { r.Key = make([]byte, 65) },
@@ -35,7 +37,7 @@ func TestWrongKeyReplies(t *testing.T) {
 				n := s.node("a:1")
 				n.service.key = change
 				req := keyRequest
-				req.Version = api.Version{Generation: 1, Counter: 1}
+				req.Version = firstVersion
 				key, _, err := s.client([]string{"a:1"}).Key(s.Context(), req)
 				if !errors.Is(err, ErrReply) || !key.IsZero() || n.service.count() != 1 {
 					s.Errorf("got %v after %d calls", err, n.service.count())

@@ -354,6 +354,9 @@ func (s *service) count() int {
 
 var keyBytes = []byte("thirty-two bytes of derived key!")
 
+// firstVersion is that of all keys here.
+var firstVersion = api.Version{Generation: 1, Counter: 1, GenerationID: api.ID{7}}
+
 func (s *service) Release(ctx context.Context, ev api.Evidence, req api.KeyRequest) (api.KeyReply, error) {
 	s.mu.Lock()
 	s.seen = ev
@@ -363,7 +366,7 @@ func (s *service) Release(ctx context.Context, ev api.Evidence, req api.KeyReque
 	}
 	reply := api.KeyReply{
 		Key: slices.Clone(keyBytes), Purpose: req.Purpose, Constraint: req.Constraint, Name: req.Name, Realm: "sim",
-		Version: api.Version{Generation: 1, Counter: 1}, ClusterID: s.cluster.id, Epoch: s.epoch,
+		Version: firstVersion, ClusterID: s.cluster.id, Epoch: s.epoch,
 	}
 	if s.key != nil {
 		s.key(&reply)
@@ -396,7 +399,7 @@ func (s *service) PublicKey(ctx context.Context, req api.PublicKeyRequest) (api.
 	}
 	reply := api.PublicKeyReply{
 		PublicKey: slices.Clone(keyBytes), Purpose: req.Purpose, Constraint: req.Constraint, Name: req.Name, Realm: "sim",
-		Version: api.Version{Generation: 1, Counter: 1}, ClusterID: s.cluster.id, Epoch: s.epoch,
+		Version: firstVersion, ClusterID: s.cluster.id, Epoch: s.epoch,
 	}
 	var err error
 	if reply.PolicyHash, err = api.PolicyHash(req.Constraint); err != nil {

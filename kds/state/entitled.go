@@ -3,8 +3,6 @@ package state
 import (
 	"fmt"
 	"slices"
-
-	"github.com/claviger/claviger/kds/api"
 )
 
 // Entitled says what Admit would say of a boot on a platform that asks for a
@@ -33,12 +31,4 @@ func (m *Machine) Entitled(slot string, server, platform [32]byte) error {
 	}
 	_, err := d.entitled(&Admit{Slot: slot, ServerID: server, PlatformID: platform}, old)
 	return err
-}
-
-// HasTicket reports whether the operators have signed a ticket for this very
-// boot, platform and slot that is not used yet.
-func (v *View) HasTicket(slot string, server, platform [32]byte) bool {
-	return slices.ContainsFunc(v.Tickets, func(t api.Ticket) bool {
-		return t.Slot == slot && t.ServerID == api.ID(server) && t.PlatformID == api.ID(platform)
-	})
 }
