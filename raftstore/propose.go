@@ -72,8 +72,8 @@ func (s *Store) commit(ctx context.Context, entry []byte) (uint64, any, error) {
 }
 
 // notAppended gives the error for a proposal that raft has not taken, by what
-// apply says or by raft's answer as outcome gives it, and nil where that leaves it open: an entry that
-// could not be stored may be in the archive, too.
+// apply says or by raft's answer as outcome gives it, and nil where that leaves
+// it open: an entry that could not be stored may be in the archive, too.
 func (s *Store) notAppended(err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):

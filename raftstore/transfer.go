@@ -121,12 +121,14 @@ func (s *Store) successor(ctx context.Context, term uint64, patience time.Durati
 	}
 }
 
-// depose tells to that it shall campaign now, and waits until this server leads no more.
+// depose tells to that it shall campaign now, and waits until this server leads no more. What it tells may be on its way
+// for longer than that; a server that is told so by one which it does not follow does nothing.
 func (s *Store) depose(ctx context.Context, term uint64, patience time.Duration, to raft.Server) error {
 	h := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(s.cfg.ID.String()), Addr: []byte(s.trans.addr)}
-	if err := s.trans.TimeoutNow(to.ID, to.Address, &raft.TimeoutNowRequest{RPCHeader: h}, &raft.TimeoutNowResponse{}); err != nil {
-		return s.translate(err)
-	}
+	told := make(chan error, 1)
+	go func() { // ends with the request's own deadline, or with the transport
+		told <- s.trans.TimeoutNow(to.ID, to.Address, &raft.TimeoutNowRequest{RPCHeader: h}, &raft.TimeoutNowResponse{})
+	}()
 	limit := time.NewTimer(patience)
 	defer limit.Stop()
 	for {
@@ -136,6 +138,11 @@ func (s *Store) depose(ctx context.Context, term uint64, patience time.Duration,
 		}
 		select {
 		case <-news:
+		case err := <-told:
+			if err != nil {
+				return s.translate(err)
+			}
+			told = nil
 		case <-limit.C:
 			return ErrNoQuorum
 		case <-ctx.Done():

@@ -58,6 +58,24 @@ func TestEntriesAreTakenWhileASuccessorIsAwaited(t *testing.T) {
 	})
 }
 
+// The host holds back what tells the successor to campaign: entries are refused for two election timeouts and no longer.
+func TestEntriesAreTakenAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		nodes := net.cluster(t, "a", "b", "c")
+		a := nodes[0]
+		net.dropping(func(_, _ ServerID, request []byte) bool { return len(request) > 4 && frameType(request[4]) == frameTimeoutNow })
+		begun := time.Now()
+		if err := a.TransferLeadership(t.Context()); !errors.Is(err, ErrNoQuorum) || !a.IsLeader() {
+			t.Fatalf("a transfer that nobody hears of: %v, leads: %v", err, a.IsLeader())
+		}
+		if took := time.Since(begun); took > 2*a.cfg.Timeouts.Election {
+			t.Errorf("no entry was taken for %v", took)
+		}
+		propose(t, a, "after")
+	})
+}
+
 // Nobody is told to lead who is down, however much of the log it was known to have.
 func TestSuccessorIsAlive(t *testing.T) {
 	for _, down := range []int{1, 2} {
