@@ -64,7 +64,9 @@ func TestEntriesAreTakenAgainSoon(t *testing.T) {
 		net := newTestNet()
 		nodes := net.cluster(t, "a", "b", "c")
 		a := nodes[0]
-		net.dropping(func(_, _ ServerID, request []byte) bool { return len(request) > 4 && frameType(request[4]) == frameTimeoutNow })
+		net.dropping(func(_, _ ServerID, request []byte) bool {
+			return len(request) > 4 && frameType(request[4]) == frameTimeoutNow
+		})
 		begun := time.Now()
 		if err := a.TransferLeadership(t.Context()); !errors.Is(err, ErrNoQuorum) || !a.IsLeader() {
 			t.Fatalf("a transfer that nobody hears of: %v, leads: %v", err, a.IsLeader())
