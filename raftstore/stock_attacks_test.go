@@ -20,6 +20,7 @@ var attacks = []attack{
 	{"a vote is asked for again from an older disk", TestStockRepeatedVote, TestOursRepeatedVote, "", nil},
 	{"a snapshot arrives late", TestStockLateSnapshot, TestOursLateSnapshot, "", nil},
 	{"a snapshot arrives late, with an older configuration", TestStockLateConfiguration, TestOursLateConfiguration, "", nil},
+	{"a vote is held back while a snapshot makes more voters known", TestStockHeldVotes, TestSnapshotChangesNoElection, "a heartbeat before every snapshot ends the campaign, and a candidate takes none: what it needs is counted anew", []string{"raftstore.TestChaosSeesWhatIsMissing"}},
 	{"an old majority is kept alive behind a partition after a recovery", TestStockOldMajority, TestOursOldMajority, "", []string{"kds/node.TestOldEpochBehindAPartition", "kds/client.TestRolledBackEpoch", "attest/ratls.TestDiversionOfEvidence"}},
 	{"TimeoutNow from anybody", TestStockTimeoutNow, TestTimeoutNowOnlyFromTheLeader, "refused: only the leader that is followed may ask for it, on its own channel", nil},
 	{"what is for the next leader is held back while leadership is handed over", TestStockHeldBackTransfer, TestOursHeldBackTransfer, "", nil},

@@ -335,6 +335,9 @@ func (w *stockWire) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req 
 }
 
 func (w *stockWire) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	if !w.node.net.pass(w.node.addr, to, req) {
+		return errStockNet
+	}
 	if w.sniff != nil {
 		all, err := io.ReadAll(data)
 		if err != nil {
