@@ -229,7 +229,7 @@ func (r *recovery) askToStop(ctx context.Context, v *survivor, brought *Recovery
 	if err != nil {
 		return err
 	}
-	if err := fitting(secrets, v.a); err != nil {
+	if err := fitting(secrets, v.a.machine.View()); err != nil {
 		return err
 	}
 	r.hold(secrets)

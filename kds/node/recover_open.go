@@ -182,6 +182,7 @@ func incarnationIn(members []state.Member, slot string, platform [32]byte) (uint
 // the old state, and then this boot's own admission.
 func (r *recovery) open(ctx context.Context, o *accepted) error {
 	n, s := r.n, o.statement
+	r.tellLeftBehind(o)
 	secrets, err := o.secrets.NextGeneration()
 	if err != nil {
 		return err

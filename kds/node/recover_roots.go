@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/claviger/claviger/kds"
+	"github.com/claviger/claviger/kds/state"
 )
 
 // ErrShares says that shares and wrapped roots do not give back the roots.
@@ -62,8 +63,8 @@ func (r *recovery) hold(s *kds.Secrets) {
 // fitting says why roots are not those of a history: it has committed to others,
 // or to more. They may be more than it has: those of an epoch that is given up,
 // whose numbers are not used again.
-func fitting(s *kds.Secrets, a *inspected) error {
-	v, file := a.machine.View(), WrappedPattern
+func fitting(s *kds.Secrets, v state.View) error {
+	file := WrappedPattern
 	if n := len(v.GenerationIDs); n > 0 {
 		file = WrappedFile(uint64(n), v.GenerationIDs[n-1])
 	}
@@ -80,12 +81,25 @@ func fitting(s *kds.Secrets, a *inspected) error {
 // rootsOf are the roots of a history among those held, nil if none are. Two sets
 // may have the same generations: of epochs that both went on from the same one.
 func (r *recovery) rootsOf(a *inspected) *kds.Secrets {
+	v := a.machine.View()
 	for _, s := range r.held {
-		if fitting(s, a) == nil {
+		if fitting(s, v) == nil {
 			return s
 		}
 	}
 	return nil
+}
+
+// tellLeftBehind tells of roots that fit the source too and are not carried on:
+// of an epoch that this recovery gives up, beside another one that it gives up.
+func (r *recovery) tellLeftBehind(o *accepted) {
+	for _, s := range r.held {
+		if fitting(s, o.view) == nil && o.secrets.Check(s.GenerationIDs()) != nil {
+			ids := s.GenerationIDs()
+			r.n.log.Error("ROOTS ARE LEFT BEHIND: of two epochs that this recovery gives up, the new one carries on the roots of one. Keep the wrapped roots of the other",
+				"file", WrappedFile(uint64(len(ids)), ids[len(ids)-1]))
+		}
+	}
 }
 
 // checkRoots refuses a history whose roots are not among those held; before any
@@ -96,7 +110,7 @@ func (r *recovery) checkRoots(a *inspected) error {
 	}
 	var why error
 	for _, s := range r.held {
-		why = errors.Join(why, fitting(s, a))
+		why = errors.Join(why, fitting(s, a.machine.View()))
 	}
 	return why
 }

@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -155,6 +159,56 @@ func TestOneGenerationMadeTwice(t *testing.T) {
 	if v := last.machine.View(); v.Generation != 3 || len(v.GenerationIDs) != 3 {
 		t.Errorf("generation %d, ids %x", v.Generation, v.GenerationIDs)
 	}
+	last.Close()
+	l.nodes = nil
+
+	l.carriesOnOne(dead, map[string][]byte{lost: key, held: again})
+}
+
+// carriesOnOne recovers once more from before two epochs that made one generation, with the roots of both: one is carried
+// on, and the log names the other.
+func (l *lostSite) carriesOnOne(dead []*running, keys map[string][]byte) {
+	l.t.Helper()
+	r := l.recovery(dead)
+	r.Wrapped = slices.Collect(maps.Keys(keys))
+	r.Approve = l.approve(func(_ *RecoveryReport, s *api.RecoveryStatement) { s.Epoch = 5 })
+	cfg := l.recoverConfig("a", r)
+	var said logged
+	cfg.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	n := l.run(cfg)
+	l.awaitReady(n)
+	got, _ := l.keyOf(l.client(n.APIAddr()), 2)
+	text, carried := said.String(), 0
+	for file, key := range keys {
+		named := strings.Contains(text, "ROOTS ARE LEFT BEHIND") && strings.Contains(text, filepath.Base(file))
+		if bytes.Equal(got, key) {
+			carried++
+		}
+		if named == bytes.Equal(got, key) {
+			l.t.Errorf("%s is carried on %t, and named as left behind %t: %s", file, bytes.Equal(got, key), named, text)
+		}
+	}
+	if carried != 1 {
+		l.t.Errorf("%d of the two roots are carried on", carried)
+	}
+}
+
+// logged is what a node has logged.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // A cluster of builds that know no ids is updated node by node. With the last one its level rises, and its roots are committed
