@@ -82,3 +82,54 @@ func TestChaosComparesConfigurations(t *testing.T) {
 		})
 	}
 }
+
+// What one record alone gives away.
+func TestChaosLooksAtRecords(t *testing.T) {
+	t.Parallel()
+	vote := func(term uint64, id byte) Record {
+		return Record{Kind: RecordVote, Term: term, Data: []byte(raftAddress(ServerID{id}, "h:1"))}
+	}
+	entry := func(index, term uint64, data string) Record {
+		return Record{Kind: RecordLog, Index: index, Term: term, Data: []byte(data)}
+	}
+	for name, c := range map[string]struct {
+		records []Record
+		seen    string // none: nothing is wrong
+	}{
+		"terms and votes that rise":         {[]Record{{Kind: RecordTerm, Term: 1}, vote(1, 'A'), {Kind: RecordTerm, Term: 2}, vote(2, 'B'), entry(2, 2, "x")}, ""},
+		"a term that falls":                 {[]Record{{Kind: RecordTerm, Term: 2}, {Kind: RecordTerm, Term: 1}}, "term fell"},
+		"two votes in one term":             {[]Record{vote(1, 'A'), vote(1, 'B')}, "voted twice"},
+		"a vote for a stranger":             {[]Record{vote(1, 'X')}, "never admitted"},
+		"a vote for who was not admitted":   {[]Record{vote(1, 'U')}, "never admitted"},
+		"an entry of a term to come":        {[]Record{{Kind: RecordTerm, Term: 1}, entry(2, 2, "x")}, "in term 1"},
+		"an entry of a term without leader": {[]Record{{Kind: RecordTerm, Term: 7}, entry(2, 5, "x")}, "nobody has led"},
+		"two contents at one place":         {[]Record{{Kind: RecordTerm, Term: 2}, entry(2, 2, "x"), entry(2, 2, "y")}, "two contents"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 1, sound, newCounters())
+			w.leaders = map[uint64]int{1: 0, 2: 1}
+			for _, id := range []byte("ABU") {
+				b := &boot{w: w}
+				b.roots.Store(id != 'U')
+				w.net.boots[ServerID{id}] = b
+			}
+			b := &boot{w: w, votes: map[uint64]string{}, held: map[place]bool{}, log: map[uint64]uint64{}}
+			for _, admitted := range []bool{true, false} {
+				b.roots.Store(admitted)
+				w.violations = nil
+				for _, r := range c.records {
+					w.checkRecord(b, r)
+				}
+				b.votes, b.highest = map[uint64]string{}, 0
+				all, want := strings.Join(w.violations, "\n"), c.seen
+				if !admitted {
+					want = "without having been admitted"
+				}
+				if want == "" && all != "" || !strings.Contains(all, want) {
+					t.Errorf("admitted %v: %q is not seen, or more is: %q", admitted, want, all)
+				}
+			}
+		})
+	}
+}
