@@ -94,7 +94,7 @@ func (f *fnFlags) runtimeKey(ctx context.Context, runtime string) ([]byte, error
 		return nil, err
 	}
 	defer c.Close()
-	reply, err := c.PublicKey(ctx, api.PublicKeyRequest{Constraint: runtime, Name: "functions/invoke", Purpose: "x25519"})
+	reply, err := c.PublicKey(ctx, api.PublicKeyRequest{Constraint: runtime, Name: "functions/invoke", Purpose: "x25519", Version: api.Version{Generation: api.FirstGeneration}})
 	if err != nil {
 		return nil, fmt.Errorf("the cluster did not name the runtime's key: %w", err)
 	}

@@ -25,7 +25,7 @@ import (
 // it from the function host.
 type Target struct {
 	// RuntimeKey is the raw X25519 public key that the key service states, under
-	// the cluster's signature, for ("functions/invoke", x25519) under Runtime.
+	// the cluster's signature, for ("functions/invoke", x25519) of root generation 1 under Runtime.
 	RuntimeKey []byte
 	// Runtime is the runtime's canonical constraint.
 	Runtime string

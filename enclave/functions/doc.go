@@ -18,7 +18,9 @@
 // "functions/store/<project>" (aes-256) seals the project's store,
 // "functions/project/<project>" (raw/32) is what the project's code gets from
 // crypto.getProjectKey(). Another machine with the same runtime gets the same
-// keys, so a project moves by moving its files.
+// keys, so a project moves by moving its files. A source must give the same key
+// for a name for ever: function hosts ask for root generation 1, which a recovery
+// of the cluster does not change, and so do callers.
 //
 // # A call
 //

@@ -29,6 +29,10 @@ type Version struct {
 	GenerationID ID     `json:"generation_id,omitzero"` // zero in a reply only below feature level 3
 }
 
+// FirstGeneration is the root generation that every cluster has from its genesis
+// on, whatever recoveries add: what asks for it gets the same key for ever.
+const FirstGeneration = 1
+
 // KeyRequest asks for a private or symmetric key; POST /v1/keys.
 type KeyRequest struct {
 	Constraint string  `json:"constraint"`

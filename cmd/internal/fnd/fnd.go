@@ -128,14 +128,17 @@ func (s *Service) Close() error {
 	return errors.Join(append(errs, s.client.Close())...)
 }
 
-// keySource asks the cluster for keys bound to the runtime's own measurement.
+// keySource asks the cluster for keys bound to the runtime's own measurement, of the first root generation: stores and what
+// projects have sealed must open after a recovery of the cluster too, which adds a generation, and callers ask for that one.
 type keySource struct {
-	client     *client.Client
+	client interface {
+		Key(context.Context, api.KeyRequest) (secret.Key, api.KeyReply, error)
+	}
 	constraint string
 }
 
 func (k keySource) Key(ctx context.Context, name, purpose string) (secret.Key, error) {
-	key, _, err := k.client.Key(ctx, api.KeyRequest{Constraint: k.constraint, Name: name, Purpose: purpose})
+	key, _, err := k.client.Key(ctx, api.KeyRequest{Constraint: k.constraint, Name: name, Purpose: purpose, Version: api.Version{Generation: api.FirstGeneration}})
 	return key, err
 }
 

@@ -80,7 +80,7 @@ func (h *FunctionHost) Caller(ctx context.Context, c *Cluster, owner ed25519.Pub
 	}
 	defer cl.Close()
 	key, err := cl.PublicKey(ctx, api.PublicKeyRequest{
-		Constraint: simworld.RuntimeImage.Constraint(), Name: "functions/invoke", Purpose: "x25519",
+		Constraint: simworld.RuntimeImage.Constraint(), Name: "functions/invoke", Purpose: "x25519", Version: api.Version{Generation: api.FirstGeneration},
 	})
 	if err != nil {
 		return nil, err
