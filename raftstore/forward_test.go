@@ -432,6 +432,9 @@ func TestDeposedLeaderAnswersNoFollower(t *testing.T) {
 func TestLeaderChangeMidwayIsUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newTestNet()
+		// b is in no hurry: it has given up the old leader, at the latest, when three of its heartbeat timeouts are over,
+		// and waits for four. With equal ones a divided vote may take longer than a call waits for a leader.
+		net.timeouts["b"] = Timeouts{Heartbeat: time.Second, Election: time.Second}
 		nodes := net.cluster(t, "a", "b", "c")
 		a, b := nodes[0], nodes[1]
 		follows(t, b, a)
