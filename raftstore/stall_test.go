@@ -2,28 +2,37 @@ package raftstore
 
 import (
 	"bufio"
-	"errors"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// stalled is a leader whose raft waits for its disk until the test releases it.
-func stalled(t *testing.T) (n *testNode, release func()) {
-	t.Helper()
-	world := newTestNet()
-	disk := &gatedArchive{gate: make(chan struct{})}
-	world.archives["a"] = disk
-	a := world.start(t, "a")
-	if err := a.Genesis(); err != nil {
-		t.Fatal(err)
+// gatedArchive is a disk that answers no Sync, once it is stuck, before the gate opens.
+type gatedArchive struct {
+	memArchive
+	stuck atomic.Bool
+	gate  chan struct{}
+}
+
+func (a *gatedArchive) Sync() error {
+	if a.stuck.Load() {
+		<-a.gate
 	}
-	eventually(t, "leads", func() bool { return a.SafeRead(t.Context()) == nil })
-	disk.close()
-	done := submitting(t.Context(), a, "waits for the disk")
+	return a.memArchive.Sync()
+}
+
+// stalled is a cluster whose leader's raft waits for its disk until the test releases it.
+func stalled(t *testing.T, names ...string) (leader *testNode, release func()) {
+	t.Helper()
+	world, disk := newTestNet(), &gatedArchive{gate: make(chan struct{})}
+	world.archives[names[0]] = disk
+	leader = world.cluster(t, names...)[0]
+	disk.stuck.Store(true)
+	done := submitting(t.Context(), leader, "waits for the disk")
 	synctest.Wait()
-	return a, func() {
+	return leader, func() {
 		close(disk.gate)
 		if got := <-done; got.err != nil {
 			t.Errorf("the entry that waited: %v", got.err)
@@ -31,27 +40,12 @@ func stalled(t *testing.T) (n *testNode, release func()) {
 	}
 }
 
-// gatedArchive is a disk that answers no Sync, once closed, before the gate is open.
-type gatedArchive struct {
-	slowArchive
-	gate chan struct{}
-}
-
-func (a *gatedArchive) close() { a.pause.Store(1) }
-
-func (a *gatedArchive) Sync() error {
-	if a.pause.Load() != 0 {
-		<-a.gate
-	}
-	return a.memArchive.Sync()
-}
-
 // The attack: the host lets a server wait for its disk. A peer gives up, dials again and asks again; what it asked
 // first waits for raft all the same, and must not be joined by more and more.
 func TestRequestsThatWaitForRaftAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a, release := stalled(t)
+		a, release := stalled(t, "a")
 		peer := ServerID{9}
 		vote := mustMarshal(t, &wireVote{Header: header(peer, "peer:1")})
 		answered, waiting := make(chan error, 3*maxInboundPerPeer), 0
@@ -88,14 +82,7 @@ func TestRequestsThatWaitForRaftAreBounded(t *testing.T) {
 func TestReadsDoNotWaitForTheDisk(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		world := newTestNet()
-		disk := &gatedArchive{gate: make(chan struct{})}
-		world.archives["a"] = disk
-		nodes := world.cluster(t, "a", "b", "c")
-		a := nodes[0]
-		disk.close()
-		done := submitting(t.Context(), a, "waits for the disk")
-		synctest.Wait()
+		a, release := stalled(t, "a", "b", "c")
 		for i := range 200 { // raft's queue of them is shorter
 			start := time.Now()
 			if err := a.SafeRead(t.Context()); err != nil {
@@ -105,10 +92,7 @@ func TestReadsDoNotWaitForTheDisk(t *testing.T) {
 				t.Fatalf("read %d took %v", i, d)
 			}
 		}
-		close(disk.gate)
-		if got := <-done; got.err != nil {
-			t.Errorf("the entry that waited: %v", got.err)
-		}
+		release()
 	})
 }
 
@@ -153,38 +137,5 @@ func TestEndsOfChannelsKeepNobodyWaiting(t *testing.T) {
 			t.Error("the removed server is answered")
 		}
 		close(gate)
-	})
-}
-
-// The attack: the host cuts a leader's connection in the middle of a snapshot, again and again, and keeps the end of
-// each from us. Only the last one is received.
-func TestSnapshotsAreReceivedOneAtATime(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		p := newPuppet(t)
-		head := mustMarshal(t, &wireSnapshot{Header: header(p.boss, "boss:1"), Term: 3, LastIndex: 5, LastTerm: 2, Config: p.conf, ConfigIndex: 1, Size: 10 * chunkSize})
-		begin := func() *wireClient {
-			c := dialAs(p.n, p.boss)
-			if err := errors.Join(writeFrame(c.w, frameSnapshot, head), writeFrame(c.w, frameChunk, make([]byte, chunkSize)), c.w.Flush()); err != nil {
-				t.Fatal(err)
-			}
-			synctest.Wait()
-			return c
-		}
-		var last *wireClient
-		for i := range maxInboundPerPeer + 4 {
-			next := begin()
-			defer next.Close()
-			if last != nil {
-				last.SetDeadline(time.Now().Add(time.Second))
-				if _, _, err := readFrame(last.r, nil); err == nil || errTimeout(err) == err {
-					t.Fatalf("snapshot %d goes on beside the next: %v", i, err)
-				}
-			}
-			last = next
-		}
-		if rep := p.snapshot(3, 5, 2, "a", "b"); !rep.OK || len(p.n.machine.list()) != 2 {
-			t.Errorf("the snapshot that is sent whole: %+v, %q", rep, p.n.machine.list())
-		}
 	})
 }
