@@ -129,7 +129,7 @@ var faults = []fault{
 	}},
 	{"slow disk", 3, func(w *world) func() {
 		b := w.target()
-		slow := w.ms(5, 3000)
+		slow := w.ms(5, 6000)
 		b.disk.set(func() { b.disk.slow = slow })
 		return func() { b.disk.set(func() { b.disk.slow = 0 }) }
 	}},

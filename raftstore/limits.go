@@ -45,6 +45,7 @@ type Timeouts struct {
 	Commit    time.Duration // idle time before followers are told the commit index; default 20 ms
 	RPC       time.Duration // one request and its reply, dialling excluded; default 1 s, plus 1 s per MiB sent
 	Dial      time.Duration // an outbound channel, attestation included; default 3 s
+	Disk      time.Duration // leader's one write of entries before it falls silent and another one is elected; default 3 s
 }
 
 func (t Timeouts) withDefaults() Timeouts {
@@ -59,6 +60,7 @@ func (t Timeouts) withDefaults() Timeouts {
 	set(&t.Commit, 20*time.Millisecond)
 	set(&t.RPC, time.Second)
 	set(&t.Dial, 3*time.Second)
+	set(&t.Disk, 3*time.Second)
 	return t
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -19,6 +21,8 @@ type logStore struct {
 	term    uint64        // of the entry stored last
 	begin   uint64        // index of the first entry stored in a row with that term
 	grown   chan struct{} // closed when entries are stored; nil while nobody looks
+
+	storing atomic.Pointer[time.Time] // when the StoreLogs under way began; nil while there is none
 
 	covered uint64 // index of the newest snapshot; guarded by writing
 	// campaigns says whether this server is a candidate: see errCampaigning. It is
@@ -113,6 +117,9 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	if len(logs) == 0 {
 		return nil
 	}
+	begun := time.Now()
+	s.storing.Store(&begun)
+	defer s.storing.Store(nil)
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if s.campaigning() {

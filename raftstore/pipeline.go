@@ -83,7 +83,7 @@ func (f *pipelined) Response() *raft.AppendEntriesResponse { return f.resp }
 
 // AppendEntries sends a request; it waits while as many as may be are in flight.
 func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if err := p.t.mayTalkTo(p.conn.peer); err != nil {
+	if err := errors.Join(p.t.mayLead(), p.t.mayTalkTo(p.conn.peer)); err != nil {
 		p.end(err)
 		return nil, err
 	}

@@ -74,6 +74,7 @@ type host interface {
 	readIndexFor(peer ServerID) (wireIndex, error)
 	configuration() raft.Configuration // the latest appended one
 	holds(index, term uint64) bool
+	storingFor() time.Duration
 }
 
 type peerConn struct {
@@ -113,6 +114,9 @@ func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
 
 // AppendEntries sends entries or a heartbeat.
 func (t *transport) AppendEntries(id raft.ServerID, target raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	if err := t.mayLead(); err != nil {
+		return err
+	}
 	payload, err := encodeAppend(args)
 	if err != nil {
 		return err
