@@ -85,10 +85,11 @@ type search struct {
 }
 
 // patience is how long an election takes at most where nothing is in its way:
-// followers notice the loss of a leader after one to two heartbeat timeouts,
+// followers notice the loss of a leader after one to three heartbeat timeouts,
+// for they look every one to two whether there was a contact in the last one,
 // and one round of an election takes as long as its timeout, and twice that at most.
 func (s *Store) patience() time.Duration {
-	return 2*s.cfg.Timeouts.Heartbeat + 2*max(s.cfg.Timeouts.Election, s.cfg.Timeouts.Heartbeat)
+	return 3*s.cfg.Timeouts.Heartbeat + 2*max(s.cfg.Timeouts.Election, s.cfg.Timeouts.Heartbeat)
 }
 
 // again waits until it may be worth another try, and says no when the patience
