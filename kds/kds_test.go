@@ -273,7 +273,7 @@ func TestNotLeaderNamesTheLeader(t *testing.T) {
 	}
 	w.service.Peers = func() Peers { return Peers{Leader: leader, Voters: []api.ID{leader}} }
 	c, err := w.service.Cluster(t.Context())
-	if err != nil || len(c.Members) != 1 || !c.Members[0].Leader || !c.Members[0].Voter {
+	if err != nil || len(c.Members) != 1 || !c.Members[0].Leader || !c.Members[0].Voter || !slices.Equal(c.Voters, []api.ID{leader}) {
 		t.Errorf("a follower describes the cluster: %+v %v", c, err)
 	}
 	if _, err := c.Verify(w.id); err != nil {

@@ -41,7 +41,7 @@ type CollateralSource interface {
 // Peers is what the replication knows of its servers.
 type Peers struct {
 	Leader   api.ID            // zero if unknown
-	Voters   []api.ID          // of the latest configuration
+	Voters   []api.ID          // of the last configuration that was committed
 	Last     uint64            // index of the last entry here
 	Progress map[api.ID]uint64 // leader: last index that each of the others has told; nil elsewhere
 }
@@ -207,7 +207,7 @@ func (s *Service) describe() (api.Cluster, error) {
 	c := api.Cluster{
 		ClusterID: view.ClusterID, Epoch: view.Epoch, Generation: view.Generation, NodePolicy: view.NodePolicy,
 		Manifest: view.Manifest, IdentityKey: view.IdentityKey, LogSize: view.Log.Size, LogRoot: view.Log.Root,
-		Checkpoint: signature, Members: make([]api.Member, 0, len(view.Members)),
+		Checkpoint: signature, Members: make([]api.Member, 0, len(view.Members)), Voters: append([]api.ID{}, peers.Voters...),
 		Level: view.Level, Ended: view.Ended, AdminSequence: view.Sequence, NodePolicyNow: view.NodePolicyText,
 		PolicySigned: view.NodePolicySigned, Tickets: make([]api.PendingTicket, 0, len(view.Tickets)),
 		GenerationIDs: make([]api.ID, 0, len(view.GenerationIDs)),

@@ -98,21 +98,27 @@ func (f *clusterFlags) call(ctx context.Context, t *target, tee enclave.TEE, use
 // leaderPatience bounds the second question, to the leader.
 const leaderPatience = 5 * time.Second
 
-// anyClient is a client for operators: it reaches members that the node policy shuts out, too, and releases nothing.
-func (t *target) anyClient(endpoints ...string) (*client.Client, error) {
-	return client.New(client.Config{ClusterID: t.file.ClusterID, Endpoints: endpoints, Root: t.root, MinEpoch: t.epoch, AnyMember: true})
-}
-
 // sight is a cluster as an operator sees it through one of its members.
 type sight struct {
 	target   *target
-	client   *client.Client // for operators
+	any      bool           // members that the node policy shuts out are believed, too
+	client   *client.Client // releases nothing
 	now      api.Cluster    // what the member says; proved as far as client.Cluster does it
 	manifest *api.Manifest  // of now
 }
 
-// look asks a member of the target about the cluster, and uses what it says within the timeout of the flags.
+// look asks a member of the target about the cluster, and uses what it says within the timeout of the flags. It reaches members
+// that the node policy shuts out, too: operators must be able to mend a policy that none of them satisfies.
 func (f *clusterFlags) look(ctx context.Context, use func(context.Context, *sight) error) error {
+	return f.lookAt(ctx, true, use)
+}
+
+// believe is look where something is done by the word of the members: only those that the node policy accepts have one.
+func (f *clusterFlags) believe(ctx context.Context, use func(context.Context, *sight) error) error {
+	return f.lookAt(ctx, false, use)
+}
+
+func (f *clusterFlags) lookAt(ctx context.Context, anyMember bool, use func(context.Context, *sight) error) error {
 	t, err := f.open()
 	if err != nil {
 		return err
@@ -122,8 +128,8 @@ func (f *clusterFlags) look(ctx context.Context, use func(context.Context, *sigh
 		return err
 	}
 	defer cancel()
-	v := &sight{target: t}
-	if v.client, err = t.anyClient(t.file.Endpoints...); err != nil {
+	v := &sight{target: t, any: anyMember}
+	if v.client, err = v.ask(0, t.file.Endpoints...); err != nil {
 		return err
 	}
 	defer v.client.Close()
@@ -134,6 +140,13 @@ func (f *clusterFlags) look(ctx context.Context, use func(context.Context, *sigh
 		return err
 	}
 	return use(ctx, v)
+}
+
+// ask returns a client of members that know the node policy up to a version at least.
+func (v *sight) ask(nodePolicy uint64, endpoints ...string) (*client.Client, error) {
+	t := v.target
+	return client.New(client.Config{ClusterID: t.file.ClusterID, Endpoints: endpoints, Root: t.root, MinEpoch: t.epoch,
+		MinNodePolicy: nodePolicy, AnyMember: v.any})
 }
 
 // bounded returns a context that ends after the timeout of the flags.

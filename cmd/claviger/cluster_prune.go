@@ -27,8 +27,8 @@ node, or that of claviger-archive, of this cluster alone. The command looks at w
 now, and shows which archives are of ended boots. With --delete it removes them.
 
 All that an ended boot has acknowledged is in the archives of a majority of the voters of today, so nothing is removed while a slot
-has a boot that does not vote yet, or while the epoch is stopped: then old archives are what a recovery may start from. An archive
-that was written to within --idle stays. DIR must hold the archive of a boot that runs in this cluster: of a machine that has left
+has a boot that does not vote yet, while a boot without a slot still votes, or while the epoch is stopped: then old archives are what a
+recovery may start from. Only nodes whose code the node policy accepts are believed. An archive that was written to within --idle stays. DIR must hold the archive of a boot that runs in this cluster: of a machine that has left
 for good delete the directory by hand. Other files are never touched, the wrapped roots above all.
 
 After a recovery with --accept-lost-entries keep the old archives elsewhere until nobody asks about them any more: this command
@@ -83,7 +83,7 @@ func (f *pruneFlags) run(ctx context.Context, s *cli.Streams, dir string) error 
 	if err != nil {
 		return err
 	}
-	return f.cluster.look(ctx, func(ctx context.Context, v *sight) error {
+	return f.cluster.believe(ctx, func(ctx context.Context, v *sight) error {
 		now, err := ruling(v.fromLeader(ctx))
 		if err != nil {
 			return err
@@ -107,18 +107,28 @@ func survey(data remote.Directory) ([]keptArchive, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(names) == 0 {
-		return nil, cli.Usagef("there is no archive in %s: name the data directory of a node, or of claviger-archive", data.Root)
-	}
 	var out []keptArchive
 	for _, name := range names {
+		dir := data.Dir(name)
+		if name.Attempt > 1 && !isDirectory(filepath.Dir(dir)) { // what is behind a link is not ours
+			continue
+		}
 		a := keptArchive{Server: name.Server.String(), Attempt: name.Attempt, name: name}
-		if err := a.measure(data.Dir(name)); err != nil {
+		if err := a.measure(dir); err != nil {
 			return nil, err
 		}
 		out = append(out, a)
 	}
+	if len(out) == 0 {
+		return nil, cli.Usagef("there is no archive in %s: name the data directory of a node, or of claviger-archive", data.Root)
+	}
 	return out, nil
+}
+
+// isDirectory reports whether a name is a directory's and not a link's.
+func isDirectory(name string) bool {
+	info, err := os.Lstat(name)
+	return err == nil && info.IsDir()
 }
 
 // measure adds up what is in dir. Files go while their archive is trimmed, which is no fault.
@@ -148,7 +158,7 @@ func (a *keptArchive) measure(dir string) error {
 }
 
 // ruling returns what the cluster says if old archives are superfluous by it: the word of a leader, in an epoch that goes on,
-// in which every slot has a voter.
+// in which every slot has a voter and every voter a slot.
 func ruling(c api.Cluster) (api.Cluster, error) {
 	if c.Ended {
 		return c, api.NewProblem(api.CodeEnded, "the operators have ended this epoch: what comes next is a recovery, which reads archives; nothing was deleted")
@@ -160,6 +170,10 @@ func ruling(c api.Cluster) (api.Cluster, error) {
 		if !m.Voter {
 			return c, fmt.Errorf("the newest boot of slot %s does not vote yet, so an older archive may be needed still; nothing was deleted. Wait until 'claviger cluster status' shows a voter in every slot, or remove the slot", m.Slot)
 		}
+	}
+	if len(c.Voters) != len(c.Members) {
+		return c, fmt.Errorf("%d servers vote for %d slots: one whose slot was removed votes still, and its archive counts until the others have all that it has; nothing was deleted. "+
+			"Its removal waits until a majority of the other nodes answers: make them healthy", len(c.Voters), len(c.Members))
 	}
 	return c, nil
 }

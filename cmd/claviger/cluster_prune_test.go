@@ -11,12 +11,13 @@ import (
 	"github.com/claviger/claviger/raftstore/archive/remote"
 )
 
-// Nothing is superfluous by the word of a follower, of an epoch that was stopped, or before every slot votes.
+// Nothing is superfluous by the word of a follower, of an epoch that was stopped, before every slot votes, or while somebody
+// votes who has lost its slot: of three voters one is down, and what the other two have committed is in two archives.
 func TestRuling(t *testing.T) {
 	t.Parallel()
 	lag := uint64(0)
 	sound := func() api.Cluster {
-		return api.Cluster{Members: []api.Member{{Slot: "a", Voter: true, Lag: &lag}, {Slot: "b", Voter: true, Leader: true, Lag: &lag}}}
+		return api.Cluster{Members: []api.Member{{Slot: "a", Voter: true, Lag: &lag}, {Slot: "b", Voter: true, Leader: true, Lag: &lag}}, Voters: make([]api.ID, 2)}
 	}
 	if _, err := ruling(sound()); err != nil {
 		t.Errorf("a sound cluster: %v", err)
@@ -30,6 +31,7 @@ func TestRuling(t *testing.T) {
 		"a follower's word":    {func(c *api.Cluster) { c.Members[1].Lag = nil }, "leader"},
 		"a boot without vote":  {func(c *api.Cluster) { c.Members[0].Voter = false }, "slot a"},
 		"an epoch has stopped": {func(c *api.Cluster) { c.Ended = true }, "ended"},
+		"a removed voter":      {func(c *api.Cluster) { c.Voters = make([]api.ID, 3) }, "3 servers vote for 2 slots"},
 	} {
 		now := sound()
 		c.change(&now)

@@ -39,7 +39,7 @@ func (v *sight) fromLeader(ctx context.Context) api.Cluster {
 	}
 	ctx, cancel := context.WithTimeout(ctx, leaderPatience)
 	defer cancel()
-	c, err := v.target.anyClient(v.now.Members[i].APIAddr)
+	c, err := v.ask(v.client.NodePolicy(), v.now.Members[i].APIAddr)
 	if err != nil {
 		return v.now
 	}

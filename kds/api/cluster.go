@@ -43,6 +43,7 @@ type Cluster struct {
 	LogRoot     ID       `json:"log_root"`
 	Checkpoint  []byte   `json:"checkpoint"` // identity key's signature of the log head
 	Members     []Member `json:"members"`
+	Voters      []ID     `json:"voters"` // of the last configuration that was committed; a server that has lost its slot may be among them for a while
 
 	GenerationIDs []ID            `json:"generation_ids"`               // of the roots, by generation from 1; empty below level 3
 	Level         uint64          `json:"level"`                        // feature level of the state
@@ -71,8 +72,8 @@ func (c *Cluster) Policy(m *Manifest) (NodePolicy, error) {
 // form that a node gives it. It proves nothing; it keeps a node whose code is not
 // accepted any more from writing what it likes on the terminal of an operator.
 func (c *Cluster) CheckForm() error {
-	if len(c.Members) > MaxMembers || len(c.NodePolicyNow) > MaxNodePolicy {
-		return fmt.Errorf("%w: %d members, %d constraints", ErrMalformed, len(c.Members), len(c.NodePolicyNow))
+	if len(c.Members) > MaxMembers || len(c.Voters) > MaxMembers || len(c.NodePolicyNow) > MaxNodePolicy {
+		return fmt.Errorf("%w: %d members, %d voters, %d constraints", ErrMalformed, len(c.Members), len(c.Voters), len(c.NodePolicyNow))
 	}
 	for _, m := range c.Members {
 		ok := ValidSlot(m.Slot) && ValidAddress(m.APIAddr)
