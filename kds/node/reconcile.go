@@ -72,6 +72,9 @@ func (n *Node) reconcile(ctx context.Context) error {
 	if err := s.SafeRead(ctx); err != nil {
 		return err
 	}
+	if err := n.commitRoots(ctx); err != nil { // a removal may wait for a node that is not admitted before
+		return err
+	}
 	view := n.machine.View()
 	members, index := s.Members()
 	due := n.due(view, members)

@@ -236,3 +236,37 @@ func TestUpdatedClusterCommitsItsRoots(t *testing.T) {
 		t.Error("another key")
 	}
 }
+
+// The leader that raised the level died before it committed to the roots, and the next one has a removal to do that waits for a
+// node that is down. The roots are committed to all the same: until then nobody is given a key, and nobody admitted, so that the
+// node which the removal waits for could not come back either.
+func TestRootsAreCommittedWhileARemovalWaits(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.tune = func(n *Node) {
+		if n.cfg.Slot == "a" { // it keeps the others from raising the level
+			n.level = state.LevelRoots - 1
+		}
+	}
+	nodes := slices.Clone(s.start("a", "b", "c"))
+	b, c := nodes[1], nodes[2]
+	admin := s.client(nodes[0].APIAddr(), c.APIAddr())
+	want := s.key(admin)
+	b.Close()
+	<-b.done
+	s.nodes = slices.DeleteFunc(s.nodes, func(n *running) bool { return n == b })
+	s.operate(admin, &api.RemoveSlot{Slot: "a"})
+	poll(t, "the level is raised", func() bool {
+		leader := s.leader()
+		_, err := leader.propose(t.Context(), &state.RaiseLevel{Epoch: 1, Level: state.LevelRoots})
+		return err == nil
+	})
+	poll(t, "the roots are committed to", func() bool { return slices.Equal(c.machine.View().GenerationIDs, c.secrets.GenerationIDs()) })
+	if got := s.key(s.client(c.APIAddr())); !bytes.Equal(got, want) {
+		t.Error("another key")
+	}
+	told, err := s.client(c.APIAddr()).Cluster(t.Context())
+	if err != nil || len(told.Members) != 2 || len(told.Voters) != 3 || !slices.Contains(told.Voters, api.ID(nodes[0].ServerID())) {
+		t.Errorf("the removal does not wait, or the cluster does not say so: %d slots, %d voters, %v", len(told.Members), len(told.Voters), err)
+	}
+}
