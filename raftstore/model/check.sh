@@ -18,7 +18,7 @@ one() {
   cd "$dir"
   said=unfinished states=- depth=-
   if spin -a "${defines[@]}" "$here/$model.pml" >spin.log 2>&1 &&
-    gcc "$([ "$expected" = holds ] && echo -O2 || echo -O1)" -w -DSAFETY -DNOREDUCE -DCOLLAPSE -DMEMLIM="$MEMORY" -o pan pan.c >gcc.log 2>&1; then
+    gcc "$([ "$expected" = holds ] && echo -O2 || echo -O0)" -w -DSAFETY -DNOREDUCE -DCOLLAPSE -DMEMLIM="$MEMORY" -o pan pan.c >gcc.log 2>&1; then
     nice -n 10 ./pan -m20000 -w22 -E -n >pan.log 2>&1 || true
     states=$(awk '/states, stored/ {print $1; exit}' pan.log)
     depth=$(sed -n 's/.*depth reached \([0-9]*\),.*/\1/p' pan.log)

@@ -125,7 +125,7 @@ func TestCheckNotices(t *testing.T) {
 func TestEveryRuleIsMutated(t *testing.T) {
 	t.Parallel()
 	list := variants(t)
-	for _, model := range []string{"store", "recovery"} {
+	for _, model := range []string{"store", "recovery", "survivor"} {
 		raw, err := os.ReadFile(model + ".pml")
 		if err != nil {
 			t.Fatal(err)
