@@ -65,8 +65,8 @@ func (r *recovery) hold(s *kds.Secrets) {
 // whose numbers are not used again.
 func fitting(s *kds.Secrets, v state.View) error {
 	file := WrappedPattern
-	if n := len(v.GenerationIDs); n > 0 {
-		file = WrappedFile(uint64(n), v.GenerationIDs[n-1])
+	if n := uint64(len(v.GenerationIDs)); n > 0 && n == v.Generation { // else its newest root has no id yet
+		file = WrappedFile(n, v.GenerationIDs[n-1])
 	}
 	err := s.Check(v.GenerationIDs)
 	if held := s.Generation(); err == nil && held < v.Generation { // below the level that has ids

@@ -270,3 +270,29 @@ func TestRootsAreCommittedWhileARemovalWaits(t *testing.T) {
 		t.Errorf("the removal does not wait, or the cluster does not say so: %d slots, %d voters, %v", len(told.Members), len(told.Voters), err)
 	}
 }
+
+// What is missing is asked for by its name, where the history knows that: not where the epoch ended before it committed to its root.
+func TestMissingRootsAreNamed(t *testing.T) {
+	t.Parallel()
+	first, err := kds.GenerateSecrets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := first.NextGeneration()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := second.GenerationIDs()
+	for _, c := range []struct {
+		committed [][32]byte
+		bring     string
+	}{{ids, WrappedFile(2, ids[1])}, {ids[:1], WrappedPattern}, {nil, WrappedPattern}} {
+		view := state.View{Generation: 2, GenerationIDs: c.committed}
+		if err := fitting(first, view); !errors.Is(err, ErrRecovery) || !strings.Contains(err.Error(), "bring "+c.bring) {
+			t.Errorf("generation 1 where 2 is needed, %d ids: %v", len(c.committed), err)
+		}
+		if err := fitting(second, view); err != nil {
+			t.Errorf("what is needed: %v", err)
+		}
+	}
+}
