@@ -259,7 +259,10 @@ func (r *recovery) openArchives(ctx context.Context) {
 
 // leaveOut takes the word from survivors of code that operators have expelled: it
 // was accepted by a policy of before, and some history shows a newer one, signed.
-// Neither what such a server holds nor that it has stopped is believed.
+// Neither what such a server holds nor that it has stopped is believed. A later
+// epoch that went on without that policy does not lift it: expelled code has held
+// the keys to make one up. Who names archives can leave out those of epochs that
+// were left behind.
 func (r *recovery) leaveOut() {
 	learn := func(a *inspected) {
 		if a == nil || a.report.Problem != "" {
@@ -279,7 +282,8 @@ func (r *recovery) leaveOut() {
 	p := r.n.policy(r.manifest)
 	for _, s := range r.alive {
 		if err := s.fits(p.Constraints, r.n.judge.Now()); err != nil {
-			s.a.unusable(fmt.Errorf("the operators have expelled its code, by version %d of the node policy, which another history shows: %w", p.Version, err))
+			s.a.unusable(fmt.Errorf("the operators have expelled its code, by version %d of the node policy, of epoch %d, which another history shows; "+
+				"if a recovery has left that epoch behind, start again and do not name its archives: %w", p.Version, p.Epoch, err))
 		}
 	}
 }
