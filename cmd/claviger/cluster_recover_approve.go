@@ -29,6 +29,7 @@ type recoverApproveFlags struct {
 	acceptServers            bool // that lost servers may go on
 	acceptEntries            bool // that another history is lost
 	keys, with               []string
+	ended                    []string // enclaves that were signed for and run no more
 }
 
 func recoverApproveCommand(s *cli.Streams) *cobra.Command {
@@ -50,7 +51,8 @@ nobody swaps the report in between.
 At least the threshold of the operators, and always more than half of them, must sign. The first makes the statement; the
 others give the same flags and the file of --with, and sign only if it says the same.
 
-Beside the key, in KEY.epochs, is kept which epoch was signed last: an operator signs an epoch once. Keep that file with the key.`,
+Beside the key, in KEY.epochs, is kept which epoch was signed last, and for which enclave: an operator signs an epoch once, and another
+enclave only when the one before has --ended, unless what it has made is continued. Keep that file with the key.`,
 		Example: `  claviger cluster recover approve --report recovery-report.json --cluster-id 4fe6… --source a --destroyed all
   claviger cluster recover approve --report recovery-report.json --cluster-id 4fe6… --source a --destroyed all --statement 9b1c… --key alice.key --out alice.json
   claviger cluster recover approve --report recovery-report.json --cluster-id 4fe6… --source a --destroyed all --statement 9b1c… --key bob.key --with alice.json`,
@@ -66,6 +68,7 @@ Beside the key, in KEY.epochs, is kept which epoch was signed last: an operator 
 	flags.StringSliceVar(&f.lost, "lost", nil, "`server` of which nobody knows; may be repeated")
 	flags.BoolVar(&f.acceptServers, "accept-lost-servers", false, "accept in words that a server which is --lost may go on")
 	flags.BoolVar(&f.acceptEntries, "accept-lost-entries", false, "accept in words that a history which the source leaves behind is lost")
+	flags.StringSliceVar(&f.ended, "ended", nil, "`enclave` that you have signed an earlier epoch for and that runs no more, by 16 or more digits; needed where this one goes on from before that epoch")
 	flags.StringVar(&f.read, "statement", "", "`hash` of the statement that you have read, as printed without --key, 16 or more digits of it; needed to sign")
 	flags.StringArrayVar(&f.keys, "key", nil, "`file` with an operator's secret key")
 	flags.StringArrayVar(&f.with, "with", nil, "`file` with approvals of other operators; may be repeated")
@@ -271,8 +274,8 @@ func (f *recoverApproveFlags) signWith(s *cli.Streams, l *loaded, name string, r
 	if err != nil {
 		return nil, err
 	}
-	r := rememberedEpoch{ClusterID: l.id, Epoch: st.Epoch, Statement: sha256.Sum256(raw), NodePolicy: st.Source.NodePolicy}
-	if err := memory.allow(r); err != nil {
+	r := rememberedEpoch{ClusterID: l.id, Epoch: st.Epoch, Statement: sha256.Sum256(raw), NodePolicy: st.Source.NodePolicy, Enclave: st.Enclave}
+	if err := memory.allow(r, st.Source.Epoch, f.ended); err != nil {
 		return nil, fmt.Errorf("%s: %w; nothing was signed", name, err)
 	}
 	if err := memory.remember(name, r); err != nil {

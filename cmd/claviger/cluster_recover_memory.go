@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/kds/api"
 )
 
-// epochMemory is what an operator remembers beside a key: per cluster the highest epoch ever signed, by which statement, and
-// the highest version of the node policy ever seen. An operator who forgets signs an epoch twice, and then two enclaves open
+// epochMemory is what an operator remembers beside a key: per cluster the highest epoch ever signed, by which statement and for
+// which enclave, and the highest version of the node policy ever seen. An operator who forgets signs an epoch twice, and then two enclaves open
 // it: see raftstore/model, "operator signs an epoch twice".
 type epochMemory struct {
 	Clusters []rememberedEpoch `json:"clusters"`
@@ -23,6 +24,7 @@ type rememberedEpoch struct {
 	Epoch      uint64 `json:"epoch"`
 	Statement  api.ID `json:"statement_sha256"`
 	NodePolicy uint64 `json:"node_policy_version"`
+	Enclave    api.ID `json:"enclave"`
 }
 
 const maxMemoryFile = 1 << 20
@@ -46,8 +48,9 @@ func readMemory(s *cli.Streams, key string) (*epochMemory, error) {
 }
 
 // allow refuses what this key must not sign: an epoch that is not above the highest signed, unless it is the very same
-// statement, and a node policy below one that was seen.
-func (m *epochMemory) allow(r rememberedEpoch) error {
+// statement; a node policy below one that was seen; and a second enclave while the first may have opened the epoch that it was
+// signed for, which a history of an earlier epoch (source) does not show: unless the operator says that it has ended.
+func (m *epochMemory) allow(r rememberedEpoch, source uint64, ended []string) error {
 	for _, old := range m.Clusters {
 		switch {
 		case old.ClusterID != r.ClusterID:
@@ -56,9 +59,17 @@ func (m *epochMemory) allow(r rememberedEpoch) error {
 				old.Epoch, old.Epoch+1)
 		case r.NodePolicy < old.NodePolicy:
 			return fmt.Errorf("this key has seen version %d of the node policy, and that archive has version %d: it is an old copy", old.NodePolicy, r.NodePolicy)
+		case source < old.Epoch && !old.Enclave.IsZero() && old.Enclave != r.Enclave && !namesEnclave(ended, old.Enclave):
+			return fmt.Errorf("this key has signed epoch %d for another enclave, which may have opened it and serve in it, and what you continue is of epoch %d. "+
+				"Recover from what that one has made; or see to it that it runs no more, and say so with --ended %.16s", old.Epoch, source, old.Enclave)
 		}
 	}
 	return nil
+}
+
+// namesEnclave reports whether an id is in a list, by minRead digits of it or more.
+func namesEnclave(list []string, id api.ID) bool {
+	return slices.ContainsFunc(list, func(name string) bool { return len(name) >= minRead && strings.HasPrefix(id.String(), name) })
 }
 
 // remember writes the memory before the signature leaves this process.

@@ -19,9 +19,10 @@ func TestEpochMemory(t *testing.T) {
 	s := &cli.Streams{}
 	key := filepath.Join(t.TempDir(), "alice.key")
 	one, other := api.ID{1}, api.ID{2}
-	signed := rememberedEpoch{ClusterID: one, Epoch: 3, Statement: api.ID{7}, NodePolicy: 2}
+	first, second := api.ID{31}, api.ID{32}
+	signed := rememberedEpoch{ClusterID: one, Epoch: 3, Statement: api.ID{7}, NodePolicy: 2, Enclave: first}
 	m, err := readMemory(s, key)
-	if err != nil || m.allow(signed) != nil {
+	if err != nil || m.allow(signed, 1, nil) != nil {
 		t.Fatalf("a fresh key: %v", err)
 	}
 	if err := m.remember(key, signed); err != nil {
@@ -31,21 +32,33 @@ func TestEpochMemory(t *testing.T) {
 		t.Fatalf("%+v, %v", m, err)
 	}
 	for name, c := range map[string]struct {
-		r  rememberedEpoch
-		ok bool
+		r      rememberedEpoch
+		source uint64 // epoch that is continued
+		ended  string
+		ok     bool
 	}{
-		"the same statement again":     {signed, true},
-		"the next epoch":               {rememberedEpoch{one, 4, api.ID{8}, 2}, true},
-		"another cluster":              {rememberedEpoch{other, 1, api.ID{8}, 1}, true},
-		"the epoch again":              {rememberedEpoch{one, 3, api.ID{8}, 2}, false},
-		"an epoch below":               {rememberedEpoch{one, 2, api.ID{8}, 2}, false},
-		"a node policy that is behind": {rememberedEpoch{one, 4, api.ID{8}, 1}, false},
+		"the same statement again":     {signed, 1, "", true},
+		"the next epoch":               {rememberedEpoch{one, 4, api.ID{8}, 2, first}, 1, "", true},
+		"another cluster":              {rememberedEpoch{other, 1, api.ID{8}, 1, second}, 1, "", true},
+		"the epoch again":              {rememberedEpoch{one, 3, api.ID{8}, 2, first}, 1, "", false},
+		"an epoch below":               {rememberedEpoch{one, 2, api.ID{8}, 2, first}, 1, "", false},
+		"a node policy that is behind": {rememberedEpoch{one, 4, api.ID{8}, 1, first}, 1, "", false},
+
+		"another enclave":                             {rememberedEpoch{one, 4, api.ID{8}, 2, second}, 2, "", false},
+		"another enclave, and the first has ended":    {rememberedEpoch{one, 4, api.ID{8}, 2, second}, 2, first.String()[:16], true},
+		"another enclave, and another one has ended":  {rememberedEpoch{one, 4, api.ID{8}, 2, second}, 2, second.String(), false},
+		"another enclave, and too few digits":         {rememberedEpoch{one, 4, api.ID{8}, 2, second}, 2, first.String()[:15], false},
+		"another enclave, from what the first opened": {rememberedEpoch{one, 4, api.ID{8}, 2, second}, 3, "", true},
 	} {
-		if err := m.allow(c.r); (err == nil) != c.ok {
+		var ended []string
+		if c.ended != "" {
+			ended = []string{c.ended}
+		}
+		if err := m.allow(c.r, c.source, ended); (err == nil) != c.ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := m.remember(key, rememberedEpoch{other, 1, api.ID{8}, 1}); err != nil {
+	if err := m.remember(key, rememberedEpoch{other, 1, api.ID{8}, 1, second}); err != nil {
 		t.Fatal(err)
 	}
 	if m, err = readMemory(s, key); err != nil || len(m.Clusters) != 2 {

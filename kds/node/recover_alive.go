@@ -61,52 +61,60 @@ func (r *recovery) visitAll(ctx context.Context) {
 			continue
 		}
 		a := &inspected{report: ArchiveReport{Path: printable("survivor " + s.addr), Kind: KindAlive}}
-		if err := r.visit(ctx, s, a); err != nil {
+		who, err := r.visit(ctx, s.addr, a)
+		if err != nil {
 			a.unusable(err)
 		} else if old := r.survivorOf(a.report.ServerID); old != nil && old != s {
 			a.unusable(errors.New("another address has led to the same server"))
 		}
-		s.a = a
+		// What the last look saw may have been another server: an address is the host's.
+		s.a, s.verified, s.stopped = a, who.verified, who.stopped
 	}
+}
+
+// met is who answered at an address: its evidence, and whether it says, over a
+// channel to its key, that it is stopped for good.
+type met struct {
+	verified *attest.Verified
+	stopped  bool
 }
 
 // visit reads one survivor's whole log, and replays it here: nothing of what is
 // shown to the operators is its word.
-func (r *recovery) visit(ctx context.Context, s *survivor, a *inspected) error {
+func (r *recovery) visit(ctx context.Context, addr string, a *inspected) (met, error) {
 	ctx, cancel := context.WithTimeout(ctx, surviveStep)
 	defer cancel()
-	c, err := r.n.dialSurvivor(ctx, s.addr, nil)
+	c, err := r.n.dialSurvivor(ctx, addr, nil)
 	if err != nil {
-		return err
+		return met{}, err
 	}
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	if err := send(c, kindSurvive, surviveRequest{Version: 1}); err != nil {
-		return err
+		return met{}, err
 	}
 	var head survivorHead
 	if err := answered(c, kindHead, &head); err != nil {
-		return err
+		return met{}, err
 	}
 	peer := c.Peer()
 	id := raftstore.ServerID(peer.Key)
 	a.epoch, a.server = peer.Epoch, api.ID(id)
 	chain := raftstore.Chain{ClusterID: r.n.cfg.ClusterID, Epoch: peer.Epoch, Server: id}
 	if a.history, err = history.Collect(receiveRecords(c), chain); err != nil {
-		return err
+		return met{}, err
 	}
 	if err := (&inspector{clusterID: r.n.cfg.ClusterID, self: r.n.boot.id}).replay(a); err != nil {
-		return err
+		return met{}, err
 	}
 	if !contains(a.servers, id) {
-		return errors.New("it is not in the configuration that its log ends with: the cluster went on without it")
+		return met{}, errors.New("it is not in the configuration that its log ends with: the cluster went on without it")
 	}
 	a.report.Kind = KindAlive
-	s.verified, s.stopped = peer.Verified, s.stopped || head.Stopped
-	if s.stopped {
+	if head.Stopped {
 		a.report.Kind = KindStopped
 	}
-	return nil
+	return met{peer.Verified, head.Stopped}, nil
 }
 
 // dialSurvivor opens recover/1, to exactly the key if one is given: a member
@@ -147,7 +155,7 @@ func (r *recovery) checkDestroyed(ctx context.Context, s *api.RecoveryStatement)
 			continue
 		}
 		again := &inspected{report: ArchiveReport{Path: v.a.report.Path, Kind: KindAlive}}
-		if err := r.visit(ctx, v, again); err == nil && again.server == v.a.server {
+		if _, err := r.visit(ctx, v.addr, again); err == nil && again.server == v.a.server {
 			return fmt.Errorf("%w: server %.16s is said to be destroyed, and answers at %s; name it as stopped, or end it", ErrRecovery, again.server, v.addr)
 		}
 	}

@@ -120,9 +120,10 @@ func (l *lostSite) claimant(slot string) *claimant {
 
 // look asks a survivor what it holds.
 func (e *claimant) look(alive *running) (*survivor, error) {
-	s := &survivor{addr: alive.PeerAddr()}
-	s.a = &inspected{}
-	return s, e.r.visit(e.l.t.Context(), s, s.a)
+	s := &survivor{addr: alive.PeerAddr(), a: &inspected{}}
+	who, err := e.r.visit(e.l.t.Context(), s.addr, s.a)
+	s.verified, s.stopped = who.verified, who.stopped
+	return s, err
 }
 
 // statement continues what a survivor holds now, or what it held when it could last say so.

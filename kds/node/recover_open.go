@@ -26,6 +26,7 @@ type accepted struct {
 	state     []byte // of the source
 	view      state.View
 	secrets   *kds.Secrets // those of the source; nil before a survivor has handed them over
+	loss      string       // what is lost by what was known when it was judged first
 	next      uint64       // our incarnation in our slot
 	evidence  ratls.Evidence
 }
@@ -94,6 +95,13 @@ func (r *recovery) judge(ctx context.Context, o *accepted, stopped bool) error {
 	if err := errors.Join(r.usable(a), r.checkEpoch(s), r.checkFates(s, a, stopped), r.checkLoss(s, a)); err != nil {
 		return err
 	}
+	// Archives that were closed when people signed are open now. Their words are
+	// about what they were shown.
+	loss := r.leaves(a)
+	if stopped && loss != "" && loss != o.loss {
+		return fmt.Errorf("%w: more is lost than was to be seen when this was signed: %s; look at the new report, and sign a statement for a higher epoch", ErrRecovery, loss)
+	}
+	o.loss = loss
 	return r.prepare(ctx, o, a)
 }
 

@@ -32,9 +32,11 @@ type fenced struct {
 func newFenced() *fenced { return &fenced{done: make(chan struct{})} }
 
 // up reports whether this boot has stopped.
-func (f *fenced) up() bool {
+func (f *fenced) up() bool { return isClosed(f.done) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-f.done:
+	case <-c:
 		return true
 	default:
 		return false
@@ -112,10 +114,13 @@ func (n *Node) oneSurvival(ctx context.Context, c *ratls.Conn, req *surviveReque
 	if err := n.survives(ctx); err != nil {
 		return err
 	}
-	if err := send(c, kindHead, survivorHead{Stopped: n.fenced.up()}); err != nil {
+	// Asked before the records are: what has stopped has no more of them. The fence
+	// alone is the intention, and the store may be taking entries still.
+	store := n.store.Load()
+	if err := send(c, kindHead, survivorHead{Stopped: n.fenced.up() && isClosed(store.Done())}); err != nil {
 		return err
 	}
-	return sendRecords(c, n.store.Load().Export())
+	return sendRecords(c, store.Export())
 }
 
 // survives refuses where there is nothing to recover, or not from this server.
