@@ -109,12 +109,8 @@ func survey(data remote.Directory) ([]keptArchive, error) {
 	}
 	var out []keptArchive
 	for _, name := range names {
-		dir := data.Dir(name)
-		if name.Attempt > 1 && !isDirectory(filepath.Dir(dir)) { // what is behind a link is not ours
-			continue
-		}
 		a := keptArchive{Server: name.Server.String(), Attempt: name.Attempt, name: name}
-		if err := a.measure(dir); err != nil {
+		if err := a.measure(data.Dir(name)); err != nil {
 			return nil, err
 		}
 		out = append(out, a)
@@ -123,12 +119,6 @@ func survey(data remote.Directory) ([]keptArchive, error) {
 		return nil, cli.Usagef("there is no archive in %s: name the data directory of a node, or of claviger-archive", data.Root)
 	}
 	return out, nil
-}
-
-// isDirectory reports whether a name is a directory's and not a link's.
-func isDirectory(name string) bool {
-	info, err := os.Lstat(name)
-	return err == nil && info.IsDir()
 }
 
 // measure adds up what is in dir. Files go while their archive is trimmed, which is no fault.

@@ -76,7 +76,7 @@ func (d Directory) Records(ctx context.Context, name Name) iter.Seq2[[]byte, err
 	return d.Read(ctx, d.Dir(name))
 }
 
-// List implements Backend; in order of attempt and server id.
+// List implements Backend; in order of attempt and server id. What is behind a link is not ours.
 func (d Directory) List() ([]Name, error) {
 	names, err := list(d.Root, 1)
 	if err != nil {
@@ -88,7 +88,7 @@ func (d Directory) List() ([]Name, error) {
 	}
 	for _, e := range entries {
 		n, ok := attempt(e.Name())
-		if !ok {
+		if !ok || !e.IsDir() {
 			continue
 		}
 		more, err := list(filepath.Join(d.Root, e.Name()), n)

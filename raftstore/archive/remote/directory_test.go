@@ -1,7 +1,9 @@
 package remote
 
 import (
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,5 +33,32 @@ func TestSplit(t *testing.T) {
 		if root, n, ok := Split(dir); ok || root != "" || n != (Name{}) {
 			t.Errorf("%q: %s %+v", dir, root, n)
 		}
+	}
+}
+
+// List finds what Dir names, and neither files nor what lies behind a link.
+func TestListIsOfDirectories(t *testing.T) {
+	t.Parallel()
+	d, id := Directory{Root: t.TempDir()}, raftstore.ServerID{0x11}
+	want := []Name{{1, id}, {3, id}}
+	for _, n := range want {
+		if err := os.MkdirAll(d.Dir(n), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	elsewhere := t.TempDir()
+	if err := os.Mkdir(filepath.Join(elsewhere, id.String()), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, to := range map[string]string{"attempt-2": elsewhere, raftstore.ServerID{0x22}.String(): elsewhere} {
+		if err := os.Symlink(to, filepath.Join(d.Root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(d.Root, "attempt-4"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.List(); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
