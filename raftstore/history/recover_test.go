@@ -88,6 +88,7 @@ func TestArchiveToNewEpoch(t *testing.T) {
 	machine := state.New()
 	old := w.stateStore(1, 1, machine)
 	old.commit(t, &state.Genesis{Level: state.Level, Manifest: manifest, IdentityKey: identity, Epoch: 1, Generation: 1})
+	old.commit(t, &state.CommitRoots{Epoch: 1, IDs: [][32]byte{{21}}})
 	old.commit(t, &state.PutCollateral{Epoch: 1, Key: key, Bundle: bytes.Repeat([]byte{7}, 60<<10), Meta: state.CollateralMeta{TCBEvaluation: 1, QEEvaluation: 1,
 		TCBInfoIssue: 5, QEIdentityIssue: 5, PCKCRLIssue: 5, RootCRLIssue: 5, LatestIssue: 5, CollateralSHA256: [32]byte{1}}})
 	old.commit(t, admit(1, 1, 1))
@@ -149,6 +150,7 @@ func TestArchiveToNewEpoch(t *testing.T) {
 	if last != (state.Recovered{ClusterID: v.ClusterID, Epoch: 2, Generation: 2}) {
 		t.Fatalf("%+v", last)
 	}
+	next.commit(t, &state.CommitRoots{Epoch: 2, IDs: [][32]byte{{21}, {22}}})
 	next.commit(t, admit(2, 2, 2))
 	if got := next.commit(t, release(2, 3)).(state.Released); got.Size != held.Size+2 { // the epoch's first leaf lies between
 		t.Errorf("%+v", got)
