@@ -366,7 +366,7 @@ func (n *nemesis) jump() time.Duration {
 
 func (n *nemesis) clockFault(v *slotHome) (string, error) {
 	d := n.jump()
-	v.home.mayEnd.Store(true)
+	n.everybodyMayEnd() // a leader whose clock is weeks ahead takes the collateral of all who join for expired
 	text := fmt.Sprintf("of %s by %+.0f h", v.name, d.Hours())
 	if err := v.setClock(d); err != nil || n.rand.IntN(2) == 0 {
 		return text, err
@@ -418,9 +418,15 @@ func (n *nemesis) allCut(*slotHome) (string, error) {
 	return fmt.Sprint("from each other for ", d), nil
 }
 
-func (n *nemesis) allClocks(*slotHome) (string, error) {
+func (n *nemesis) everybodyMayEnd() {
 	for _, slot := range n.site.slots {
 		slot.home.mayEnd.Store(true)
+	}
+}
+
+func (n *nemesis) allClocks(*slotHome) (string, error) {
+	n.everybodyMayEnd()
+	for _, slot := range n.site.slots {
 		if err := slot.setClock(n.jump()); err != nil {
 			return "", err
 		}
@@ -478,6 +484,9 @@ func (n *nemesis) heal() error {
 		slot.spare.kill()
 		if slot.home.lives() && slot.home.failed() {
 			slot.home.kill()
+		}
+		if slot.home.isReady() {
+			slot.home.mayEnd.Store(false)
 		}
 		if !slot.home.lives() {
 			if err := slot.home.tidy(); err != nil {
