@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 
@@ -64,10 +63,7 @@ func TestWordsOfALossAreAboutWhatWasShown(t *testing.T) {
 	t.Parallel()
 	l := survivorSite(t)
 	l.found("a", "b", "c")
-	l.settled()
-	alive := l.follower()
-	l.net.partition(alive)
-	l.nodes = slices.DeleteFunc(slices.Clone(l.nodes), func(n *running) bool { return n == alive })
+	alive := l.lagging()
 	l.keyOf(l.client(l.endpoints()...), 0)
 	l.settled()
 	dead := l.lose()

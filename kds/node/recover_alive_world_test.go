@@ -37,6 +37,15 @@ func (l *lostSite) lose(alive ...*running) (dead []*running) {
 	return dead
 }
 
+// lagging cuts a follower off, so that what the others do from here on is not in its log.
+func (l *lostSite) lagging() *running {
+	l.settled()
+	alive := l.follower()
+	l.net.partition(alive)
+	l.nodes = slices.DeleteFunc(slices.Clone(l.nodes), func(n *running) bool { return n == alive })
+	return alive
+}
+
 // fromSurvivors is a recovery without shares: who lives is stopped, and who is
 // dead is destroyed, unless change says something else.
 func (l *lostSite) fromSurvivors(dead, alive []*running, change func(*RecoveryReport, *api.RecoveryStatement)) *Recovery {

@@ -47,9 +47,7 @@ type Comparison struct {
 	// are complete the one with the highest epoch, term and index of its last entry,
 	// in this order, the first of equals; -1 if none is complete.
 	Newest int
-	// Ahead are histories that end later than Newest and are not complete.
-	Ahead []int
-	Pairs []Pair // for every two, in the order of the list
+	Pairs  []Pair // for every two, in the order of the list
 }
 
 // Compare relates every two histories and finds the newest.
@@ -63,9 +61,6 @@ func Compare(list []*History) Comparison {
 	maps := make([]*points, len(list))
 	for i, h := range list {
 		maps[i] = newPoints(h)
-		if h.Complete() != nil && (c.Newest < 0 || order(h, list[c.Newest]) > 0) {
-			c.Ahead = append(c.Ahead, i)
-		}
 	}
 	for i := range list {
 		for j := i + 1; j < len(list); j++ {
