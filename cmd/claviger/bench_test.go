@@ -8,9 +8,8 @@ import (
 )
 
 // TestBenchVerify runs the measurements as briefly as possible. It looks at what is measured and that it adds up, never at how
-// fast this machine is.
+// fast this machine is. Not parallel, for it counts the allocations of the whole process.
 func TestBenchVerify(t *testing.T) {
-	t.Parallel()
 	var out, errs bytes.Buffer
 	if code := run(t.Context(), []string{"bench", "verify", "--budget", "1ms", "--json"}, nil, nil, &out, &errs); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &errs)
