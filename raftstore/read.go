@@ -265,15 +265,16 @@ func (s *Store) awaitCommitIn(term uint64, limit <-chan time.Time) error {
 }
 
 // pauseOn waits for news, or fails when leadership of term, the store or the
-// limit has ended.
+// limit has ended. All who wait hear of a change of leader, and look for themselves.
 func pauseOn[T any](s *Store, term uint64, news <-chan T, limit <-chan time.Time) error {
+	changed := s.leaders.news() // of what happens after the look
+	if !s.stillLeads(term) {
+		return s.translate(raft.ErrNotLeader)
+	}
 	select {
 	case <-news:
 		return nil
-	case <-s.stateChanged:
-		if !s.stillLeads(term) {
-			return s.translate(raft.ErrNotLeader)
-		}
+	case <-changed:
 		return nil
 	case <-s.trans.ctx.Done():
 		return s.translate(raft.ErrRaftShutdown)

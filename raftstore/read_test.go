@@ -256,6 +256,28 @@ func TestReadWaitsForApply(t *testing.T) {
 	})
 }
 
+// A loss of leadership ends all that wait for answers, however many they are, and not at their own limit.
+func TestLossOfLeadershipEndsEveryRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := newTestNet()
+		a := net.cluster(t, "a", "b", "c")[0]
+		term, _ := a.leading()
+		net.split(a.id)
+		begun, ended := time.Now(), make(chan error)
+		for range 8 {
+			go func() { ended <- a.heardFrom(term, time.After(time.Hour), a.configuration) }()
+		}
+		for i := range 8 {
+			if err := <-ended; !refused(err) || a.stillLeads(term) {
+				t.Errorf("round %d: %v, leads: %v", i, err, a.stillLeads(term))
+			}
+		}
+		if took, lease := time.Since(begun), a.cfg.Timeouts.Lease+a.cfg.Timeouts.Heartbeat; took > lease {
+			t.Errorf("the last round ended %v after the loss of all peers; leadership lasts %v at most", took, lease)
+		}
+	})
+}
+
 func TestShutdownEndsReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := newTestNet()

@@ -79,8 +79,6 @@ type Store struct {
 	fence    *fence
 	metrics  *metrics
 
-	stateChanged chan raft.Observation // a token after every change of raft's state; for the rounds of reads
-
 	stopping atomic.Bool // who sets it stops the store; the others wait for stopped
 	stopErr  error
 	stopped  chan struct{}
@@ -127,7 +125,6 @@ func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	}
 	leader := func() raft.ServerID { _, id := s.raft.LeaderWithID(); return id }
 	s.trans.leader.Store(&leader)
-	s.watchState()
 	s.watchLeader()
 	s.metrics.register()
 	go s.guard()
@@ -149,16 +146,6 @@ func (s *Store) raftConfig() *raft.Config {
 	rc.NoLegacyTelemetry = true
 	rc.Logger = newHclog(s.log)
 	return rc
-}
-
-// watchState lets raft say when it changes state. A token that finds the
-// channel full is dropped: whoever takes the one in it looks at the state then.
-func (s *Store) watchState() {
-	s.stateChanged = make(chan raft.Observation, 1)
-	s.raft.RegisterObserver(raft.NewObserver(s.stateChanged, false, func(o *raft.Observation) bool {
-		_, ok := o.Data.(raft.RaftState)
-		return ok
-	}))
 }
 
 // guard stops the store when the fence goes up, and keeps a halted one from leading.
