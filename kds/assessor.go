@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/claviger/claviger/attest"
@@ -86,8 +87,15 @@ func (a *Assessment) Now() time.Time { return a.now }
 // Replicate has succeeded, if a newer set decided.
 func (a *Assessment) Collateral() (key state.CollateralKey, version uint64) { return a.key, a.version }
 
-// Measurement is MRENCLAVE (32 bytes) or MRTD (48 bytes).
-func (a *Assessment) Measurement() []byte { return measurement(a.verified.Claims()) }
+// Measurement is all that identifies the code: MRENCLAVE (32 bytes), or MRTD and RTMR0 to RTMR3 (240 bytes).
+func (a *Assessment) Measurement() []byte {
+	c := a.verified.Claims()
+	if c.TDX != nil {
+		r := &c.TDX.RTMR
+		return slices.Concat(c.TDX.MRTD[:], r[0][:], r[1][:], r[2][:], r[3][:])
+	}
+	return measurement(c)
+}
 
 // TCBStatus is the platform's, as Intel spells it.
 func (a *Assessment) TCBStatus() string { return string(a.verified.Claims().TCB.Status) }

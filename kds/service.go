@@ -219,15 +219,24 @@ func (s *Service) describe() (api.Cluster, error) {
 		c.Tickets = append(c.Tickets, api.PendingTicket{Slot: t.Slot, ServerID: t.ServerID, PlatformID: t.PlatformID})
 	}
 	for _, m := range view.Members {
-		id := api.ID(m.ServerID)
+		id, registers := api.ID(m.ServerID), registersOf(m)
 		c.Members = append(c.Members, api.Member{
 			Slot: m.Slot, Incarnation: m.Incarnation, ServerID: id, APIAddr: m.APIAddr,
 			Voter: slices.Contains(peers.Voters, id), Leader: id == peers.Leader && !id.IsZero(),
-			TEE: m.TEE, Measurement: hex.EncodeToString(m.Measurement), TCBStatus: m.TCBStatus, Level: m.Level,
+			TEE: m.TEE, Measurement: registers[0], RTMR: registers[1:], TCBStatus: m.TCBStatus, Level: m.Level,
 			Admitted: m.Admitted, Lag: peers.lag(id),
 		})
 	}
 	return c, nil
+}
+
+// registersOf lists in hex what identifies a member's code: MRENCLAVE, or MRTD and the RTMRs that were recorded.
+func registersOf(m state.Member) (list []string) {
+	const size = len(attest.TDXClaims{}.MRTD) // MRENCLAVE is shorter
+	for r := range slices.Chunk(m.Measurement, size) {
+		list = append(list, hex.EncodeToString(r))
+	}
+	return list
 }
 
 // lag is how far a server is behind this one, where that is known.

@@ -212,14 +212,23 @@ func TestOperatorsChangeACluster(t *testing.T) {
 func (g *governed) status(t *testing.T, b *booted) {
 	t.Helper()
 	out, _ := g.cluster(0, "status")
-	g.says(out, "2 of 2 slots, which survive the loss of 0", "member a", "member b", "TCB UpToDate", "node policy     version 1", "1 statements so far")
+	g.says(out, "2 of 2 slots, which survive the loss of 0", "member a", "member b", "RTMR1", "RTMR2", "TCB UpToDate", "node policy     version 1", "1 statements so far")
 	out, _ = g.cluster(0, "status", "--json")
 	var c api.Cluster
 	if err := json.Unmarshal([]byte(out), &c); err != nil {
 		t.Fatal(err)
 	}
 	mrtd := simworld.NodeImage.MRTD()
+	registers := make([]string, 4)
+	for i := range registers {
+		r := simworld.NodeImage.RTMR(i)
+		registers[i] = hex.EncodeToString(r[:])
+	}
+	g.says(out, registers[2])
 	for _, m := range c.Members {
+		if !slices.Equal(m.RTMR, registers) {
+			t.Errorf("member %s: RTMRs %q", m.Slot, m.RTMR)
+		}
 		if m.TEE != "tdx" || m.Measurement != hex.EncodeToString(mrtd[:]) || m.TCBStatus != "UpToDate" || m.Level == 0 || m.Admitted == 0 || m.Lag == nil || *m.Lag > 2 {
 			t.Errorf("member %s: %+v", m.Slot, m)
 		}

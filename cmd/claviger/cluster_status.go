@@ -82,9 +82,6 @@ func writeCluster(w io.Writer, c api.Cluster) {
 	}
 }
 
-// measurementOf says what is shown of a member's code: in a TDX guest the firmware, which builds of the node have in common.
-var measurementOf = map[string]string{"sgx": "sgx MRENCLAVE", "tdx": "tdx MRTD"}
-
 func writeMember(table rows, m api.Member) {
 	role := "nonvoter"
 	switch {
@@ -102,5 +99,17 @@ func writeMember(table rows, m api.Member) {
 		admitted = "of the epoch before"
 	}
 	table.add("member "+m.Slot, "%-8s  incarnation %d, lag %s, %s, API %s, server %s", role, m.Incarnation, lag, admitted, m.APIAddr, fmt.Sprintf("%.16s…", m.ServerID))
-	table.add("", "          %s %.16s…, TCB %s at its admission, feature level %d", measurementOf[m.TEE], m.Measurement, m.TCBStatus, m.Level)
+	table.add("", "          %s", codeOf(m))
+	table.add("", "          TCB %s at its admission, feature level %d", m.TCBStatus, m.Level)
+}
+
+// codeOf tells builds of the node apart: in a TDX guest MRTD is that of the firmware, RTMR1 and RTMR2 are those of what it started.
+func codeOf(m api.Member) string {
+	switch {
+	case m.TEE == "sgx":
+		return fmt.Sprintf("sgx MRENCLAVE %.16s…", m.Measurement)
+	case len(m.RTMR) > 2:
+		return fmt.Sprintf("%.8s MRTD %.16s…, RTMR1 %.16s…, RTMR2 %.16s…", m.TEE, m.Measurement, m.RTMR[1], m.RTMR[2])
+	}
+	return fmt.Sprintf("%.8s MRTD %.16s…", m.TEE, m.Measurement)
 }

@@ -15,12 +15,13 @@ type Member struct {
 	Voter       bool   `json:"voter"`
 	Leader      bool   `json:"leader"`
 
-	TEE         string  `json:"tee,omitempty"`         // sgx or tdx
-	Measurement string  `json:"measurement,omitempty"` // MRENCLAVE or MRTD, hex
-	TCBStatus   string  `json:"tcb_status,omitempty"`  // when it was admitted
-	Level       uint64  `json:"level"`                 // highest feature level that its build knows
-	Admitted    uint64  `json:"admitted_index"`        // of the entry that admitted this boot
-	Lag         *uint64 `json:"lag,omitempty"`         // entries that it is behind; only the leader knows
+	TEE         string   `json:"tee,omitempty"`         // sgx or tdx
+	Measurement string   `json:"measurement,omitempty"` // MRENCLAVE or MRTD, hex
+	RTMR        []string `json:"rtmr,omitempty"`        // RTMR0 to RTMR3 of a TD, hex; absent if it was admitted below level 4
+	TCBStatus   string   `json:"tcb_status,omitempty"`  // when it was admitted
+	Level       uint64   `json:"level"`                 // highest feature level that its build knows
+	Admitted    uint64   `json:"admitted_index"`        // of the entry that admitted this boot
+	Lag         *uint64  `json:"lag,omitempty"`         // entries that it is behind; only the leader knows
 }
 
 // PendingTicket is a ticket of the operators that no boot has used yet.
@@ -76,8 +77,8 @@ func (c *Cluster) CheckForm() error {
 		return fmt.Errorf("%w: %d members, %d voters, %d constraints", ErrMalformed, len(c.Members), len(c.Voters), len(c.NodePolicyNow))
 	}
 	for _, m := range c.Members {
-		ok := ValidSlot(m.Slot) && ValidAddress(m.APIAddr)
-		for _, word := range []string{m.TEE, m.Measurement, m.TCBStatus} {
+		ok := ValidSlot(m.Slot) && ValidAddress(m.APIAddr) && (len(m.RTMR) == 0 || len(m.RTMR) == 4)
+		for _, word := range append([]string{m.TEE, m.Measurement, m.TCBStatus}, m.RTMR...) {
 			ok = ok && (word == "" || ValidName(word))
 		}
 		if !ok {

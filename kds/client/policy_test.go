@@ -112,6 +112,8 @@ func TestDescriptionsHaveTheirForm(t *testing.T) {
 			"an address that clears":   func(_ *api.Cluster, m *api.Member) { m.APIAddr = "h:1\x1b[2J" },
 			"a status with a row":      func(_ *api.Cluster, m *api.Member) { m.TCBStatus = "UpToDate\nmember z" },
 			"a measurement":            func(_ *api.Cluster, m *api.Member) { m.Measurement = "\u202e" },
+			"a register":               func(_ *api.Cluster, m *api.Member) { m.RTMR = []string{"00", "00", "\x1b[2J", "00"} },
+			"registers without end":    func(_ *api.Cluster, m *api.Member) { m.RTMR = make([]string, 1000) },
 			"a TEE":                    func(_ *api.Cluster, m *api.Member) { m.TEE = "s gx" },
 			"a ticket":                 func(c *api.Cluster, _ *api.Member) { c.Tickets = []api.PendingTicket{{Slot: "\x07"}} },
 			"members without end": func(c *api.Cluster, m *api.Member) {

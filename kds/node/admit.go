@@ -303,10 +303,11 @@ func (n *Node) commitAdmission(ctx context.Context, joiner [32]byte, policyVersi
 // admitEntry says what the admission was decided under.
 func (n *Node) admitEntry(a *kds.Assessment, policyVersion uint64, req joinRequest, incarnation uint64, id [32]byte) *state.Admit {
 	key, version := a.Collateral()
+	measurement := state.MeasurementAt(n.machine.View().Level, a.Measurement())
 	return &state.Admit{Epoch: n.membership().Epoch, NodePolicy: policyVersion, CollateralKey: key, CollateralVersion: version,
 		Slot: req.Slot, Incarnation: incarnation, ServerID: id, PlatformID: a.Verified().Claims().Platform.ID(),
 		RaftAddr: req.RaftAddr, APIAddr: req.APIAddr,
-		Level: req.Level, TEE: key.TEE, Measurement: a.Measurement(), TCBStatus: a.TCBStatus()}
+		Level: req.Level, TEE: key.TEE, Measurement: measurement, TCBStatus: a.TCBStatus()}
 }
 
 // grant sends statement and secrets and waits for the joiner to hold them.

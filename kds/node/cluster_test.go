@@ -186,7 +186,7 @@ func TestAdminListener(t *testing.T) {
 		t.Errorf("readyz: %d %s", code, body)
 	}
 	code, body := get("/metrics")
-	for _, want := range []string{"claviger_raft_term", "claviger_node_clone_alarms_total", "claviger_node_feature_level 3", "claviger_node_policy_version 1", "claviger_node_rejoin_seconds", "claviger_api_requests_total"} {
+	for _, want := range []string{"claviger_raft_term", "claviger_node_clone_alarms_total", fmt.Sprint("claviger_node_feature_level ", state.Level), "claviger_node_policy_version 1", "claviger_node_rejoin_seconds", "claviger_api_requests_total"} {
 		if code != 200 || !strings.Contains(body, want) && want != "claviger_api_requests_total" {
 			t.Errorf("metrics: %d, %s missing", code, want)
 		}

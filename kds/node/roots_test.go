@@ -230,7 +230,7 @@ func TestUpdatedClusterCommitsItsRoots(t *testing.T) {
 	}
 	poll(t, "the level has risen and the roots are committed to", func() bool {
 		v := s.leader().machine.View()
-		return v.Level == state.LevelRoots && slices.Equal(v.GenerationIDs, s.nodes[0].secrets.GenerationIDs())
+		return v.Level == state.Level && slices.Equal(v.GenerationIDs, s.nodes[0].secrets.GenerationIDs())
 	})
 	if got := s.key(s.client(s.endpoints()...)); !bytes.Equal(got, want) {
 		t.Error("another key")

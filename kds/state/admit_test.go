@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
+
+	"github.com/claviger/claviger/kds/api"
 )
 
 // A boot that was superseded asks again for its slot: never again, however
@@ -104,5 +108,73 @@ func TestTwoClaimantsOneAdmitted(t *testing.T) {
 	}
 	if err, _ := claim(3).(error); !errors.Is(err, ErrIncarnation) {
 		t.Fatalf("second: %v", err)
+	}
+}
+
+// What runs in a TD is recorded from the level on at which all builds know it; below that its firmware is, as before, and a
+// build of before never sees more.
+func TestMeasurementOfATD(t *testing.T) {
+	t.Parallel()
+	whole := make([]byte, lenTD)
+	for i := range whole {
+		whole[i] = byte(i)
+	}
+	low := genesis(t)
+	low.Level = LevelRTMRs - 1
+	tdKey := CollateralKey{TEE: "tdx", FMSPC: [6]byte{1}, CA: "platform"}
+	collateral := put(1)
+	collateral.Key = tdKey
+	td := func(slot string, id byte, level uint64) *Admit {
+		e := admit()
+		e.Slot, e.ServerID, e.PlatformID = slot, [32]byte{id}, [32]byte{id}
+		e.TEE, e.CollateralKey, e.Measurement = "tdx", tdKey, MeasurementAt(level, whole)
+		return e
+	}
+	m := run(t, low, collateral, td("a", 1, LevelRTMRs-1))
+	rejected(t, "below its level", m, td("b", 2, LevelRTMRs), ErrLevel)
+	before := NewAt(LevelRTMRs - 1)
+	if err := before.Restore(bytes.NewReader(snap(t, m))); err != nil {
+		t.Fatal(err)
+	}
+	if err, _ := next(t, before, td("b", 2, LevelRTMRs)).(error); !errors.Is(err, ErrHalted) || !errors.Is(err, ErrKind) {
+		t.Errorf("a build of before: %v", err)
+	}
+	if got := next(t, m, &RaiseLevel{Epoch: 1, Level: LevelRTMRs}); got != (Raised{LevelRTMRs}) {
+		t.Fatal(got)
+	}
+	if got, ok := next(t, m, td("b", 2, LevelRTMRs)).(Admitted); !ok || !bytes.Equal(got.Member.Measurement, whole) {
+		t.Errorf("at its level: %+v", got)
+	}
+	if v := m.View(); !bytes.Equal(v.Members[0].Measurement, whole[:lenMRTD]) {
+		t.Errorf("the member of before: %x", v.Members[0].Measurement)
+	}
+	again := New()
+	if err := again.Restore(bytes.NewReader(snap(t, m))); err != nil || !reflect.DeepEqual(again.View(), m.View()) {
+		t.Errorf("from its snapshot: %v", err)
+	}
+	var form rootsSnapshot
+	if err := api.UnmarshalCanonical(snap(t, m), MaxState, &form); err != nil {
+		t.Fatal(err)
+	}
+	form.State.Level--
+	forged, err := api.MarshalCanonical(form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := New().Restore(bytes.NewReader(forged)); !errors.Is(err, ErrSnapshot) || !strings.Contains(err.Error(), "slot b") {
+		t.Errorf("a snapshot of a lower level with registers: %v", err)
+	}
+}
+
+func TestMeasurementLengths(t *testing.T) {
+	t.Parallel()
+	for tee, fits := range map[string][]int{"sgx": {lenMRENCLAVE}, "tdx": {lenMRTD, lenTD}, "sev": nil} {
+		for _, n := range []int{0, lenMRENCLAVE, lenMRTD, 2 * lenMRTD, lenTD - 1, lenTD, lenTD + 1} {
+			e := admit()
+			e.TEE, e.CollateralKey.TEE, e.Measurement = tee, tee, make([]byte, n)
+			if _, err := Encode(e); (err == nil) != slices.Contains(fits, n) {
+				t.Errorf("%s with %d bytes: %v", tee, n, err)
+			}
+		}
 	}
 }

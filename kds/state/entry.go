@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -17,11 +18,34 @@ const MaxEntry = 96 << 10
 // Level is the highest feature level of this build. Genesis fixes the level
 // that a cluster starts with; RaiseLevel raises it once every member's build
 // knows the next. Level 2 has everything after Release, level 3 CommitRoots and
-// recoveries in which the operators accept that entries are lost.
-const Level = LevelRoots
+// recoveries in which the operators accept that entries are lost, level 4 the
+// RTMRs of members.
+const Level = LevelRTMRs
 
-// LevelRoots is the feature level from which the state has the ids of the roots.
-const LevelRoots = 3
+const (
+	// LevelRoots is the feature level from which the state has the ids of the roots.
+	LevelRoots = 3
+	// LevelRTMRs is the feature level from which the measurement of a member that is
+	// a TD covers more than its firmware.
+	LevelRTMRs = 4
+)
+
+// Lengths of Admit.Measurement in bytes.
+const (
+	lenMRENCLAVE = 32
+	lenMRTD      = 48
+	lenTD        = lenMRTD + 4*48 // with RTMR0 to RTMR3
+)
+
+// MeasurementAt is what an Admit says at a feature level of a member's code, of
+// which measurement is all that is known: MRENCLAVE (32 bytes), or MRTD and RTMR0
+// to RTMR3 (240 bytes).
+func MeasurementAt(level uint64, measurement []byte) []byte {
+	if level < LevelRTMRs && len(measurement) == lenTD {
+		return measurement[:lenMRTD]
+	}
+	return measurement
+}
 
 // Errors of decoding an entry. Both halt a machine that meets them.
 var (
@@ -81,7 +105,7 @@ type Admit struct {
 	APIAddr           string
 	Level             uint64 // highest feature level of the boot's build
 	TEE               string // "sgx" or "tdx", as in CollateralKey
-	Measurement       []byte // MRENCLAVE (32 bytes) or MRTD (48 bytes)
+	Measurement       []byte // MRENCLAVE (32 bytes), or MRTD and from LevelRTMRs on RTMR0 to RTMR3 (48 or 240 bytes)
 	TCBStatus         string // Intel's spelling
 }
 
@@ -180,13 +204,19 @@ func (*Recover) kind() uint64       { return kindRecover }
 func (*RecoverPart) kind() uint64   { return kindRecoverPart }
 
 func (e *Genesis) needs() uint64     { return e.Level }
-func (*Admit) needs() uint64         { return 1 }
 func (*PutCollateral) needs() uint64 { return 1 }
 func (*Release) needs() uint64       { return 1 }
 func (*RaiseLevel) needs() uint64    { return 2 } // the level itself: see raise
 func (*Operate) needs() uint64       { return 2 }
 func (e *Recover) needs() uint64     { return max(2, e.Level) }
 func (*RecoverPart) needs() uint64   { return 2 }
+
+func (e *Admit) needs() uint64 {
+	if len(e.Measurement) == lenTD {
+		return LevelRTMRs
+	}
+	return 1
+}
 
 // envelope is what an entry looks like in the log.
 type envelope struct {
@@ -282,6 +312,9 @@ func (e *Genesis) check() error {
 	return nil
 }
 
+// measurements are the lengths in bytes that a measurement may have, by TEE.
+var measurements = map[string][]int{"sgx": {lenMRENCLAVE}, "tdx": {lenMRTD, lenTD}}
+
 func (e *Admit) check() error {
 	switch {
 	case !api.ValidSlot(e.Slot):
@@ -290,7 +323,7 @@ func (e *Admit) check() error {
 		return fmt.Errorf("%w: zero incarnation, server id or platform id", ErrEntry)
 	case !api.ValidAddress(e.RaftAddr) || !api.ValidAddress(e.APIAddr):
 		return fmt.Errorf("%w: an address is 1 to %d visible ASCII bytes", ErrEntry, api.MaxAddress)
-	case e.TEE != e.CollateralKey.TEE || e.TEE == "sgx" && len(e.Measurement) != 32 || e.TEE == "tdx" && len(e.Measurement) != 48:
+	case e.TEE != e.CollateralKey.TEE || !slices.Contains(measurements[e.TEE], len(e.Measurement)):
 		return fmt.Errorf("%w: a measurement of %d bytes for TEE %.16q", ErrEntry, len(e.Measurement), e.TEE)
 	case e.Level == 0 || len(e.TCBStatus) > 64 || !api.ValidName(e.TCBStatus):
 		return fmt.Errorf("%w: feature level or TCB status", ErrEntry)

@@ -117,7 +117,7 @@ type Member struct {
 	Former      [][32]byte // server ids that held the slot before, oldest first, at most MaxFormer; read only
 	Level       uint64     // highest feature level of its build
 	TEE         string
-	Measurement []byte // read only
+	Measurement []byte // as in Admit; read only
 	TCBStatus   string // at its admission
 }
 

@@ -277,7 +277,7 @@ func (s *snapshot) addMembers(d *data) error {
 		if i > 0 && s.Members[i-1].Slot >= m.Slot {
 			return errors.New("members are not sorted")
 		}
-		if err := m.check(); err != nil {
+		if err := m.check(s.Level); err != nil {
 			return err
 		}
 		if err := d.elsewhere(&Admit{Slot: m.Slot, ServerID: m.ServerID, PlatformID: m.PlatformID}); err != nil {
@@ -351,13 +351,16 @@ func (d *data) checkOperated() error {
 	return nil
 }
 
-// check finds what no accepted Admit would have left behind.
-func (m *Member) check() error {
+// check finds what no accepted Admit would have left behind in a state of a level.
+func (m *Member) check(level uint64) error {
 	e := Admit{CollateralKey: CollateralKey{TEE: m.TEE, CA: "platform"}, Slot: m.Slot, Incarnation: m.Incarnation,
 		ServerID: m.ServerID, PlatformID: m.PlatformID, RaftAddr: m.RaftAddr, APIAddr: m.APIAddr,
 		Level: m.Level, TEE: m.TEE, Measurement: m.Measurement, TCBStatus: m.TCBStatus}
 	if err := e.check(); err != nil {
 		return err
+	}
+	if e.needs() > level {
+		return fmt.Errorf("slot %s: its measurement needs feature level %d, the state is at %d", m.Slot, e.needs(), level)
 	}
 	if uint64(len(m.Former)) != min(m.Incarnation-1, MaxFormer) || slices.Contains(m.Former, m.ServerID) {
 		return fmt.Errorf("slot %s: %d former boots at incarnation %d", m.Slot, len(m.Former), m.Incarnation)
