@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -311,31 +312,45 @@ func (v *recoveryView) writeServers(w io.Writer) {
 	}
 	fmt.Fprintln(w, "Say of each of these servers, in the signed statement, whether it is stopped (its final checkpoint was shown, or it lives and will be asked), is destroyed, or lost:")
 	servers := slices.Clone(v.Servers)
-	slices.SortStableFunc(servers, func(a, b node.ReportedServer) int { return strings.Compare(a.Slot, b.Slot) })
+	slices.SortStableFunc(servers, func(a, b node.ReportedServer) int {
+		return cmp.Or(cmp.Compare(b.Epoch, a.Epoch), strings.Compare(a.Slot, b.Slot))
+	})
+	newest := uint64(0)
+	if a := v.Archive(v.Newest); a != nil {
+		newest = a.Epoch
+	}
+	said := newest
 	for _, o := range servers {
-		what := "no archive was shown"
-		if !v.Roots {
-			what = "no archive is open yet"
+		if o.Epoch < newest && o.Epoch != said {
+			said = o.Epoch
+			fmt.Fprintf(w, "and of these too, if you choose a --source of epoch %d or below:\n", said)
 		}
-		switch {
-		case o.Stopped:
-			what = "it has stopped for good, and has said so: --stopped"
-		case o.Final:
-			what = "its final checkpoint was shown: --stopped"
-		case o.Alive:
-			what = "it lives: --stopped makes it stop, with that as proof; the source must be"
-		case o.Archive:
-			what = "its archive is above"
-		}
-		fmt.Fprintf(w, "  %-8s  %s  %s\n", o.Slot, o.ServerID, what)
+		fmt.Fprintf(w, "  %-8s  %s  %s\n", o.Slot, o.ServerID, v.fateOf(o))
 	}
 	fmt.Fprintf(w, "\n%d of %d operators must sign. The newest archive is that of server %s.\n", v.Threshold, v.Operators, v.Newest)
 }
 
-// oldServer finds one server of the report by slot, server id or the beginning of one.
-func (l *loaded) oldServer(name string) (node.ReportedServer, error) {
+// fateOf is what is known of a server's fate.
+func (v *recoveryView) fateOf(o node.ReportedServer) string {
+	switch {
+	case o.Stopped:
+		return "it has stopped for good, and has said so: --stopped"
+	case o.Final:
+		return "its final checkpoint was shown: --stopped"
+	case o.Alive:
+		return "it lives: --stopped makes it stop, with that as proof; the source must be"
+	case o.Archive:
+		return "its archive is above"
+	case !v.Roots:
+		return "no archive is open yet"
+	}
+	return "no archive was shown"
+}
+
+// oldServer finds one of the servers by slot, server id or the beginning of one.
+func oldServer(servers []node.ReportedServer, name string) (node.ReportedServer, error) {
 	var found []node.ReportedServer
-	for _, o := range l.report.Servers {
+	for _, o := range servers {
 		if named(name, o.Slot, o.ServerID) {
 			found = append(found, o)
 		}
@@ -344,7 +359,7 @@ func (l *loaded) oldServer(name string) (node.ReportedServer, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return node.ReportedServer{}, cli.Usagef("no server %q is in the report; name it by slot, or by the first 8 or more digits of its server id", name)
+		return node.ReportedServer{}, cli.Usagef("of no server %q must be said what became of it; name one by slot, or by the first 8 or more digits of its server id, as 'claviger cluster recover inspect' shows them", name)
 	}
 	return node.ReportedServer{}, cli.Usagef("%d servers of the report are called %q: name one by its server id", len(found), name)
 }

@@ -43,7 +43,7 @@ checkpoint was shown to the enclave, or if it lives: then this statement stops i
 
 What a recovery costs is accepted in words, which are signed, and never more than it costs. With a server that is --lost,
 --accept-lost-servers: its clients may be answered from the past, and what it acknowledges is lost. With a source that is not the
-newest, that forks, or that an epoch was opened after, --accept-lost-entries: what was acknowledged there only is lost. Neither stands for the other.
+newest, of whose epoch two histories fork, or that an epoch was opened after, --accept-lost-entries: what was acknowledged there only is lost. Neither stands for the other.
 
 Without --key nothing is signed: read first. With --key goes --statement, the hash of the statement that you have read, so that
 nobody swaps the report in between.
@@ -145,7 +145,7 @@ func (f *recoverApproveFlags) statement(l *loaded) (*api.RecoveryStatement, erro
 	if st.Epoch <= newest {
 		return nil, cli.Usagef("--epoch %d: epoch %d has been; choose a higher one", st.Epoch, newest)
 	}
-	if st.Old, err = f.fates(l); err != nil {
+	if st.Old, err = f.fates(node.AccountFor(l.report.Servers, a.Epoch)); err != nil {
 		return nil, err
 	}
 	st.Accept = api.Accept(f.acceptServers, f.acceptEntries)
@@ -172,8 +172,8 @@ func (f *recoverApproveFlags) checkAccepted(old []api.OldServer, source *node.Ar
 // everyServer stands for all that no flag names.
 const everyServer = "all"
 
-// fates says of each server of the report what became of it.
-func (f *recoverApproveFlags) fates(l *loaded) ([]api.OldServer, error) {
+// fates says of each server what became of it.
+func (f *recoverApproveFlags) fates(servers []node.ReportedServer) ([]api.OldServer, error) {
 	said, rest := map[api.ID]string{}, ""
 	for _, group := range []struct {
 		fate  string
@@ -187,7 +187,7 @@ func (f *recoverApproveFlags) fates(l *loaded) ([]api.OldServer, error) {
 				rest = group.fate
 				continue
 			}
-			o, err := l.oldServer(name)
+			o, err := oldServer(servers, name)
 			if err != nil {
 				return nil, err
 			}
@@ -198,7 +198,7 @@ func (f *recoverApproveFlags) fates(l *loaded) ([]api.OldServer, error) {
 		}
 	}
 	var list []api.OldServer
-	for _, o := range l.report.Servers {
+	for _, o := range servers {
 		fate, ok := said[o.ServerID]
 		if !ok {
 			fate = rest

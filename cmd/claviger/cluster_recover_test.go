@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -139,5 +140,32 @@ func TestRecoverUsage(t *testing.T) {
 		t.Error("any text governs nodes")
 	} else if _, usage := errors.AsType[*cli.UsageError](err); !usage {
 		t.Errorf("%v", err)
+	}
+}
+
+// Who goes on from an older epoch accounts for its servers too, also for those whose slot a boot of the later epoch has taken,
+// and who goes on from the later one for nobody else: a name of a slot means one server then.
+func TestFatesOfAnOlderEpoch(t *testing.T) {
+	t.Parallel()
+	r := &node.RecoveryReport{Newest: api.ID{3}, Archives: []node.ArchiveReport{{Slot: "a", ServerID: api.ID{1}, Epoch: 1}, {Slot: "a", ServerID: api.ID{3}, Epoch: 2}},
+		Servers: []node.ReportedServer{{Slot: "a", ServerID: api.ID{1}, Epoch: 1}, {Slot: "b", ServerID: api.ID{2}, Epoch: 2}, {Slot: "a", ServerID: api.ID{3}, Epoch: 2}}}
+	for epoch, want := range map[uint64]int{1: 3, 2: 2} {
+		f := recoverApproveFlags{destroyed: []string{everyServer}}
+		if list, err := f.fates(node.AccountFor(r.Servers, epoch)); err != nil || len(list) != want {
+			t.Errorf("from epoch %d: %+v, %v", epoch, list, err)
+		}
+	}
+	f := recoverApproveFlags{destroyed: []string{"a", "b"}}
+	if list, err := f.fates(node.AccountFor(r.Servers, 2)); err != nil || list[1].ServerID != r.Newest {
+		t.Errorf("slot a, of epoch 2: %+v, %v", list, err)
+	}
+	if _, err := f.fates(node.AccountFor(r.Servers, 1)); err == nil || !strings.Contains(err.Error(), "2 servers of the report are called") {
+		t.Errorf("slot a, from epoch 1: %v", err)
+	}
+	var out bytes.Buffer
+	(&recoveryView{RecoveryReport: r}).writeServers(&out)
+	newer, older, parts := strings.Cut(out.String(), "if you choose a --source of epoch 1 or below:")
+	if !parts || !strings.Contains(newer, api.ID{2}.String()) || !strings.Contains(newer, r.Newest.String()) || !strings.Contains(older, api.ID{1}.String()) {
+		t.Errorf("inspect shows\n%s", out.String())
 	}
 }

@@ -215,7 +215,7 @@ func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
 	out := &RecoveryReport{Manifest: r.Manifest, IdentityKey: r.IdentityKey, Enclave: api.ID(r.n.boot.id), Roots: len(r.held) > 0}
 	for _, a := range r.archives {
 		if a.report.Problem == "" {
-			a.report.Final = r.seen.final(a.report.Epoch, a.report.ServerID) != nil
+			a.report.Final = r.seen.final(a.report.ServerID) != nil
 			a.report.Generation = r.generationFor(a)
 			a.report.Refused, a.report.Leaves = "", printable(r.leaves(a))
 			if err := r.usable(a); err != nil {
@@ -226,7 +226,7 @@ func (r *recovery) report(ctx context.Context) (*RecoveryReport, error) {
 	}
 	if r.newest != nil {
 		out.Newest = r.newest.report.ServerID
-		out.Servers = r.servers(r.newest.report.Epoch)
+		out.Servers = r.servers()
 	}
 	out.Receipts, out.Finals = r.seen.reports()
 	want, err := out.ReportData()
@@ -268,23 +268,30 @@ func (r *recovery) usable(a *inspected) error {
 // noSlot stands in a statement for the slot of a server that has none any more.
 const noSlot = "none"
 
-// servers are all of the epoch, and of later ones, that any archive knows: those
-// who could still acknowledge something among themselves.
-func (r *recovery) servers(epoch uint64) []ReportedServer {
+// servers are all that any history knows, those who could still acknowledge
+// something among themselves, each with the last epoch in which it is known:
+// whoever goes on from an epoch must account for its servers and for those of
+// later ones.
+func (r *recovery) servers() []ReportedServer {
 	var list []ReportedServer
 	add := func(slot string, id api.ID, epoch uint64) {
-		known := slices.ContainsFunc(list, func(s ReportedServer) bool { return s.ServerID == id })
-		if slot == "" || known {
-			return
+		at := slices.IndexFunc(list, func(s ReportedServer) bool { return s.ServerID == id })
+		switch {
+		case slot == "":
+		case at < 0:
+			list = append(list, r.server(slot, id, epoch))
+		default:
+			s := &list[at]
+			if s.Epoch = max(s.Epoch, epoch); s.Slot == noSlot { // another history knows its slot
+				s.Slot = slot
+			}
 		}
-		s := ReportedServer{Slot: slot, ServerID: id, Archive: find(r.disks, id) != nil, Final: r.seen.final(epoch, id) != nil}
-		if v := r.survivorOf(id); v != nil {
-			s.Alive, s.Stopped = true, v.stopped
-		}
-		list = append(list, s)
 	}
 	for _, a := range r.archives {
-		if a.report.Problem != "" || a.report.Epoch < epoch {
+		if a.report.Problem != "" {
+			if a.epoch > 0 { // nobody says what its server knew, but it has been
+				add(noSlot, a.server, a.epoch)
+			}
 			continue
 		}
 		add(a.report.Slot, a.report.ServerID, a.report.Epoch)
@@ -296,11 +303,15 @@ func (r *recovery) servers(epoch uint64) []ReportedServer {
 			add(cmp.Or(slot, noSlot), api.ID(m.ID), a.report.Epoch)
 		}
 	}
-	for _, a := range r.archives { // nobody says what their servers knew, but they have been
-		if a.report.Problem != "" && a.epoch >= epoch {
-			add(noSlot, a.server, a.epoch)
-		}
-	}
 	slices.SortFunc(list, func(a, b ReportedServer) int { return slices.Compare(a.ServerID[:], b.ServerID[:]) })
 	return list
+}
+
+// server is what is known of one server.
+func (r *recovery) server(slot string, id api.ID, epoch uint64) ReportedServer {
+	s := ReportedServer{Slot: slot, ServerID: id, Epoch: epoch, Archive: find(r.disks, id) != nil, Final: r.seen.final(id) != nil}
+	if v := r.survivorOf(id); v != nil {
+		s.Alive, s.Stopped = true, v.stopped
+	}
+	return s
 }

@@ -76,9 +76,13 @@ func (r *recovery) leaves(a *inspected) string {
 	if a != r.newest && a.standing.relation != history.Equal {
 		return fmt.Sprintf("the history of server %.16s is not the newest (%s): that of server %.16s is", a.report.ServerID, a.report.Verdict, r.newest.report.ServerID)
 	}
-	if !a.forked.IsZero() {
-		return fmt.Sprintf("the histories of servers %.16s and %.16s hold different entries as committed: one was rolled back under the others, or is of another world",
-			a.report.ServerID, a.forked)
+	// A history holds one of two worlds at most, and may have compacted away where it
+	// parted from the other: any fork of its epoch counts.
+	for _, b := range r.archives {
+		if b.report.Epoch == a.report.Epoch && !b.forked.IsZero() {
+			return fmt.Sprintf("the histories of servers %.16s and %.16s hold different entries as committed: one was rolled back under the others, or is of another world",
+				b.report.ServerID, b.forked)
+		}
 	}
 	for _, b := range r.archives {
 		if b.report.Problem != "" && b.epoch > a.report.Epoch {

@@ -131,7 +131,7 @@ func (r *recovery) checkEpoch(s *api.RecoveryStatement) error {
 // or its own answer over a channel to its key. Before survivors are asked, one
 // that lives may still give it.
 func (r *recovery) checkFates(s *api.RecoveryStatement, a *inspected, asked bool) error {
-	for _, server := range r.servers(a.report.Epoch) {
+	for _, server := range AccountFor(r.servers(), a.report.Epoch) {
 		i := slices.IndexFunc(s.Old, func(o api.OldServer) bool { return o.ServerID == server.ServerID })
 		switch {
 		case i < 0:

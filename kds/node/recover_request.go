@@ -6,6 +6,7 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/claviger/claviger/attest"
@@ -144,7 +145,7 @@ type RecoveryReport struct {
 	Roots       bool   `json:"roots"`   // whether this enclave holds the roots; without them no archive is open, and a survivor must be the source
 
 	Archives []ArchiveReport  `json:"archives"`
-	Servers  []ReportedServer `json:"servers"`  // of the newest epoch seen: an approval says what has become of each
+	Servers  []ReportedServer `json:"servers"`  // that any history knows: an approval says what has become of those that AccountFor gives
 	Newest   api.ID           `json:"newest"`   // server whose archive is the newest by (epoch, term, index); zero if none can be used
 	Receipts []WitnessReport  `json:"receipts"` // what the new epoch must not fall below
 	Finals   []WitnessReport  `json:"finals"`
@@ -187,14 +188,21 @@ type ArchiveReport struct {
 	Leaves  string `json:"leaves,omitempty"`  // what is lost if this archive is the source, which operators must accept in words
 }
 
-// ReportedServer is one server of the old epoch.
+// ReportedServer is one server of an old epoch.
 type ReportedServer struct {
 	Slot     string `json:"slot"`
 	ServerID api.ID `json:"server_id"`
+	Epoch    uint64 `json:"epoch"`   // the last in which it is known: it may be of an earlier one, and hold a slot still
 	Archive  bool   `json:"archive"` // its archive is in the report
 	Final    bool   `json:"final"`   // its signed final checkpoint has been shown
 	Alive    bool   `json:"alive"`   // it has answered; a statement that says it is stopped makes it stop
 	Stopped  bool   `json:"stopped"` // it has stopped for good and has said so, which is proof
+}
+
+// AccountFor are the servers of which a statement must say what has become of
+// them if it goes on from a history of an epoch: those of that epoch and of later ones.
+func AccountFor(list []ReportedServer, epoch uint64) []ReportedServer {
+	return slices.DeleteFunc(slices.Clone(list), func(s ReportedServer) bool { return s.Epoch < epoch })
 }
 
 // WitnessReport is a receipt or a final checkpoint that was shown and verified.

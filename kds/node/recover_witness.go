@@ -132,10 +132,11 @@ func readWitness(path string, v any) error {
 	return api.DecodeJSON(raw, maxReceiptFile, v)
 }
 
-// final is the checkpoint with which a server was stopped, or nil.
-func (w *witnesses) final(epoch uint64, id api.ID) *api.FinalCheckpoint {
+// final is the checkpoint with which a server was stopped, or nil. A server is a
+// boot, and of one epoch.
+func (w *witnesses) final(id api.ID) *api.FinalCheckpoint {
 	for i := range w.finals {
-		if f := &w.finals[i]; f.err == nil && f.f.Checkpoint.Epoch == epoch && f.f.Checkpoint.ServerID == id {
+		if f := &w.finals[i]; f.err == nil && f.f.Checkpoint.ServerID == id {
 			return &f.f.Checkpoint
 		}
 	}
