@@ -188,13 +188,35 @@ func (s *Service) now(view state.View) time.Time { return s.Assessor.instant(vie
 
 // Cluster describes the cluster as this node knows it. It needs no quorum, so
 // that clients find the leader from any node; everything in it that matters
-// is signed or hashed into the cluster id.
-func (s *Service) Cluster(context.Context) (api.Cluster, error) {
-	c, err := s.describe()
+// is signed or hashed into the cluster id. A node says that it leads itself, which
+// shows by its lag, only after a majority has said so, and then what it describes
+// is no older than the call.
+func (s *Service) Cluster(ctx context.Context) (api.Cluster, error) {
+	c, err := s.describe(s.proved(ctx))
 	return c, s.finish("cluster", err)
 }
 
-func (s *Service) describe() (api.Cluster, error) {
+// leaderProof bounds the wait for a majority to say that this node leads.
+const leaderProof = 2 * time.Second
+
+// proved returns the peers, without a leader where this node only takes itself
+// for it: one that was cut off does so for as long as its host holds its clock
+// back, and operators delete old archives by the leader's word.
+func (s *Service) proved(ctx context.Context) Peers {
+	p := s.Peers()
+	if p.Progress == nil {
+		return p
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaderProof)
+	defer cancel()
+	if s.Replica.SafeRead(ctx) == nil {
+		return s.Peers()
+	}
+	p.Leader, p.Progress = api.ID{}, nil
+	return p
+}
+
+func (s *Service) describe(peers Peers) (api.Cluster, error) {
 	view, _, err := s.cluster()
 	if err != nil {
 		return api.Cluster{}, err
@@ -203,7 +225,6 @@ func (s *Service) describe() (api.Cluster, error) {
 	if err != nil {
 		return api.Cluster{}, err
 	}
-	peers := s.Peers()
 	c := api.Cluster{
 		ClusterID: view.ClusterID, Epoch: view.Epoch, Generation: view.Generation, NodePolicy: view.NodePolicy,
 		Manifest: view.Manifest, IdentityKey: view.IdentityKey, LogSize: view.Log.Size, LogRoot: view.Log.Root,
