@@ -210,19 +210,24 @@ func (s *Store) heardFrom(term uint64, limit <-chan time.Time, configurations ..
 // beat makes raft send heartbeats now. The call waits for raft's main loop, which
 // the host may keep waiting for the disk while heartbeats go on and prove
 // leadership: nobody waits with it, and where maxBeats wait already no more do.
+// One waits until it has raft's answer, and not only until raft has taken it:
+// raft's queue for these calls is also that of the votes which answer them, and
+// where it is full the goroutines that send heartbeats wait for a place in it,
+// and after a Shutdown for ever.
 func (s *Store) beat() {
 	select {
 	case s.beats <- struct{}{}:
 	default:
 		return
 	}
-	go func() { // ends with raft at the latest
-		s.raft.VerifyLeader() // what it answers is not used
+	go func() { // ends with the store at the latest
+		_ = s.outcome(s.raft.VerifyLeader()) // what it answers is not used
 		<-s.beats
 	}()
 }
 
-// maxBeats is more than there are rounds at one time.
+// maxBeats is more than there are rounds at one time, and far less than the 64
+// that raft's queue holds.
 const maxBeats = 8
 
 // electing says that this server is a candidate, and whom raft takes for the

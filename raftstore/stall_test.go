@@ -2,7 +2,10 @@ package raftstore
 
 import (
 	"bufio"
+	"context"
 	"net"
+	"reflect"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -95,6 +98,54 @@ func TestReadsDoNotWaitForTheDisk(t *testing.T) {
 		release()
 	})
 }
+
+// Reads ask raft for heartbeats while its main loop waits for the disk, more often than it can answer in between. That
+// must not fill the queue in which raft is also told what the heartbeats came to: those who send them would wait for a
+// place there, leadership would end although a slow disk costs none, and Shutdown would not return.
+func TestReadsOnASlowDiskKeepTheLeader(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		world, disk := newTestNet(), &slowArchive{}
+		world.archives["a"] = disk
+		a := world.cluster(t, "a", "b")[0] // with a third one a test that fails would wait in a mutex, and the clock with it
+		term := a.Term()
+		disk.pause.Store(int64(a.cfg.Timeouts.Disk / 3))
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		var work sync.WaitGroup
+		for range 4 {
+			work.Go(func() {
+				for ctx.Err() == nil { // without a pause: raft finds the next entries as soon as it has stored some
+					if _, _, err := a.Propose(ctx, []byte("slowly")); err != nil {
+						time.Sleep(time.Millisecond)
+					}
+				}
+			})
+		}
+		work.Go(func() {
+			for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
+				a.SafeRead(ctx)
+			}
+		})
+		longest := 0
+		for ctx.Err() == nil && a.Term() == term && a.IsLeader() {
+			time.Sleep(10 * time.Millisecond)
+			longest = max(longest, asked(a))
+		}
+		if ctx.Err() == nil {
+			t.Errorf("term %d has become %d, leads: %v", term, a.Term(), a.IsLeader())
+		}
+		if longest == 0 || longest > maxBeats {
+			t.Errorf("%d calls were in raft's queue", longest)
+		}
+		cancel()
+		work.Wait()
+		disk.pause.Store(0)
+	})
+}
+
+// asked is how many calls for heartbeats, and votes that answer them, are in raft's queue.
+func asked(n *testNode) int { return reflect.ValueOf(n.raft).Elem().FieldByName("verifyCh").Len() }
 
 // sluggish is a channel whose end nobody takes.
 type sluggish struct {
