@@ -60,7 +60,7 @@ func refusalOf(err error) *RefusedError {
 		return &RefusedError{Retry: true, Text: "the cluster could not complete the admission; try again"}
 	}
 	r := &RefusedError{Text: rejected.Error(), Superseded: errors.Is(rejected, state.ErrSuperseded) || errors.Is(rejected, state.ErrRemoved)}
-	for _, moved := range []error{state.ErrIncarnation, state.ErrCollateral, state.ErrNodePolicy, state.ErrNotNewer, state.ErrTicket} {
+	for _, moved := range []error{state.ErrIncarnation, state.ErrCollateral, state.ErrNodePolicy, state.ErrNotNewer, state.ErrTicket, state.ErrUncommitted} {
 		r.Retry = r.Retry || errors.Is(rejected, moved)
 	}
 	return r
