@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/claviger/claviger/kds/api"
@@ -25,11 +26,19 @@ const (
 
 // RecoveryFiles is a recovery by people with files: its methods are the Shares
 // and Approve of a Recovery. A file that did not suffice is told about, and
-// looked at again when it has changed.
+// looked at again when it has changed or was written anew: what stood in its way
+// may have passed.
 type RecoveryFiles struct {
 	dir  string
 	told func(path, next string, refused error)
-	seen map[string][32]byte // content of the files that were refused
+	seen map[string]brought // files that were refused
+}
+
+// brought is one file as it was taken. When it was written is the host's word,
+// who may bring the same again at any time.
+type brought struct {
+	content [32]byte
+	written int64 // Unix time in nanoseconds
 }
 
 // RecoverByFile begins a ceremony in dir: files of an earlier one are removed,
@@ -39,7 +48,7 @@ func RecoverByFile(dir string, told func(path, next string, refused error)) (*Re
 	if err := ceremonyDir(dir, RecoveryRequestFile, RecoverySharesFile, RecoveryReportFile, RecoveryApprovalsFile); err != nil {
 		return nil, fmt.Errorf("node: recovery files: %w", err)
 	}
-	return &RecoveryFiles{dir: dir, told: told, seen: map[string][32]byte{}}, nil
+	return &RecoveryFiles{dir: dir, told: told, seen: map[string]brought{}}, nil
 }
 
 // Shares writes the request and waits for shares.
@@ -71,21 +80,26 @@ func (f *RecoveryFiles) exchange(ctx context.Context, say string, content any, a
 	return nil
 }
 
-var errSeen = errors.New("the file has not changed since it was refused")
+var errSeen = errors.New("the file has not been written since it was refused")
 
-// read takes a file once: it is read again only after it has changed.
+// read takes a file once: it is read again only after it was written.
 func (f *RecoveryFiles) read(name string, answer any) error {
-	raw, err := readBounded(filepath.Join(f.dir, name), MaxRecoveryFile)
+	path := filepath.Join(f.dir, name)
+	info, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	hash := sha256.Sum256(raw)
-	if f.seen[name] == hash {
+	raw, err := readBounded(path, MaxRecoveryFile)
+	if err != nil {
+		return err
+	}
+	now := brought{sha256.Sum256(raw), info.ModTime().UnixNano()}
+	if f.seen[name] == now {
 		return errSeen
 	}
 	if err := api.DecodeJSON(raw, MaxRecoveryFile, answer); err != nil {
 		return err
 	}
-	f.seen[name] = hash
+	f.seen[name] = now
 	return nil
 }
