@@ -142,10 +142,13 @@ func (f *clusterFlags) lookAt(ctx context.Context, anyMember bool, use func(cont
 	return use(ctx, v)
 }
 
-// ask returns a client of members that know the node policy up to a version at least.
+// ask returns a client of members that know the node policy up to a version at least, and of the epoch that was seen.
 func (v *sight) ask(nodePolicy uint64, endpoints ...string) (*client.Client, error) {
-	t := v.target
-	return client.New(client.Config{ClusterID: t.file.ClusterID, Endpoints: endpoints, Root: t.root, MinEpoch: t.epoch,
+	t, epoch := v.target, v.target.epoch
+	if v.client != nil {
+		epoch = max(epoch, v.client.Epoch())
+	}
+	return client.New(client.Config{ClusterID: t.file.ClusterID, Endpoints: endpoints, Root: t.root, MinEpoch: epoch,
 		MinNodePolicy: nodePolicy, AnyMember: v.any})
 }
 
