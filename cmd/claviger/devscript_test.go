@@ -13,6 +13,8 @@ import (
 
 	"filippo.io/age"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/claviger/claviger/kds/node/nodetest"
 )
 
 // awaitLimit bounds how long a script waits for a process in the background.
@@ -29,7 +31,7 @@ func poll(ts *testscript.TestScript, try func() error) {
 
 // freePort NAME sets a variable to a port that nobody else takes while the tests run.
 func freePort(ts *testscript.TestScript, _ bool, args []string) {
-	port, mark, err := reservePort()
+	port, mark, err := nodetest.Port()
 	ts.Check(err)
 	ts.Defer(func() { mark.Close() })
 	ts.Setenv(args[0], strconv.Itoa(port))

@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -17,6 +14,7 @@ import (
 	"github.com/claviger/claviger/enclave/sim"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/client"
+	"github.com/claviger/claviger/kds/node/nodetest"
 )
 
 // unusedPorts are ports that nobody else uses until the test ends, also while nothing listens on them: a killed node's port
@@ -24,7 +22,7 @@ import (
 func unusedPorts(t testing.TB, n int) (ports []int) {
 	t.Helper()
 	for range n {
-		port, mark, err := reservePort()
+		port, mark, err := nodetest.Port()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -32,26 +30,6 @@ func unusedPorts(t testing.TB, n int) (ports []int) {
 		ports = append(ports, port)
 	}
 	return ports
-}
-
-// reservePort picks a port below those that the system hands out by itself. Whoever looks for ports in this way, in this
-// process or another, finds the UDP port of the same number taken until mark is closed.
-func reservePort() (port int, mark io.Closer, err error) {
-	for range 10000 {
-		port = 10000 + rand.IntN(10000)
-		udp, err := net.ListenPacket("udp4", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			udp.Close()
-			continue
-		}
-		l.Close()
-		return port, udp, nil
-	}
-	return 0, nil, errors.New("no free ports")
 }
 
 // forkLeader cuts the leader off while clients write to it, kills it, and returns its slot once the others serve again.

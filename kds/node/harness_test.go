@@ -20,6 +20,7 @@ import (
 	"github.com/claviger/claviger/enclave/sim"
 	"github.com/claviger/claviger/kds/api"
 	"github.com/claviger/claviger/kds/client"
+	"github.com/claviger/claviger/kds/node/nodetest"
 	"github.com/claviger/claviger/raftstore"
 )
 
@@ -100,7 +101,7 @@ func (s *site) launch(machine string, image sim.Image, options ...sim.MachineOpt
 
 func (s *site) config(slot string, tee enclave.TEE) Config {
 	cfg := Config{TEE: tee, Root: s.world.Root(), Collateral: s.world.Collateral, Slot: slot, ClusterID: s.pins.ClusterID,
-		PeerListen: "127.0.0.1:0", APIListen: "127.0.0.1:0", AdminListen: "127.0.0.1:0", DataDir: s.t.TempDir(),
+		PeerListen: s.address(), APIListen: s.address(), AdminListen: "127.0.0.1:0", DataDir: s.t.TempDir(),
 		Timeouts: timeouts, Logger: testLog(), Clock: s.clock}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,6 +109,17 @@ func (s *site) config(slot string, tee enclave.TEE) Config {
 		cfg.Join = append(cfg.Join, n.PeerAddr())
 	}
 	return cfg
+}
+
+// address is the site's alone until the test ends, whether a node listens there or not: restart uses it again.
+func (s *site) address() string {
+	s.t.Helper()
+	port, mark, err := nodetest.Port()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { mark.Close() })
+	return "127.0.0.1:" + strconv.Itoa(port)
 }
 
 func (s *site) genesis(cfg *Config) {
