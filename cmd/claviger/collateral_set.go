@@ -16,6 +16,7 @@ import (
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/pcs"
 	"github.com/claviger/claviger/cmd/internal/cli"
+	"github.com/claviger/claviger/raftstore/archive/file"
 )
 
 // simulatedRoot is said wherever a root other than Intel's vouches for something.
@@ -198,7 +199,7 @@ func writeSet(set *pcs.Set, name string) (bundle, issuer string, err error) {
 	return name, issuer, replaceFile(name, raw)
 }
 
-// replaceFile writes a public file as a whole: readers see the old one or the new one.
+// replaceFile writes a public file as a whole: readers see the old one or the new one, and after a loss of power it is there.
 func replaceFile(name string, raw []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), ".tmp-*")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -216,7 +217,10 @@ func replaceFile(name string, raw []byte) (err error) {
 	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), name)
+	if err = os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	return file.SyncDir(filepath.Dir(name))
 }
 
 // reasons names the failures of package pcs for programs.
