@@ -32,6 +32,7 @@ type fsm struct {
 	progress progress
 	halt     sync.Once
 	haltedCh chan struct{} // closed when the machine has halted
+	settling diskLock      // held from the storing of a snapshot of ours until raft knows of it: see Persist
 }
 
 // progress is the index of the last entry or configuration applied, and the
@@ -169,12 +170,16 @@ func (f *fsm) Snapshot() (out raft.FSMSnapshot, err error) {
 		return nil, err
 	}
 	applied, chain := f.progress.get()
-	return &fsmSnapshot{applied: applied, chain: chain, state: w}, nil
+	return &fsmSnapshot{applied: applied, chain: chain, state: w, settling: &f.settling}, nil
 }
 
-// Restore replaces the machine's state.
+// Restore replaces the machine's state. A halted machine keeps the one it has,
+// and raft the snapshot, so that this server goes on storing entries and voting.
 func (f *fsm) Restore(rc io.ReadCloser) error {
 	defer rc.Close()
+	if f.isHalted() {
+		return nil
+	}
 	var head [SnapshotHeaderSize]byte
 	if _, err := io.ReadFull(rc, head[:]); err != nil {
 		return fmt.Errorf("raftstore: snapshot header: %w", err)
@@ -211,17 +216,26 @@ func (f *fsm) restore(state io.Reader, applied uint64) (err error) {
 }
 
 type fsmSnapshot struct {
-	applied uint64
-	chain   [32]byte
-	state   io.WriterTo
+	applied  uint64
+	chain    [32]byte
+	state    io.WriterTo
+	settling *diskLock
+	held     bool // settling is, by this snapshot
 }
 
-// Persist writes the state to the sink and closes it, or cancels it.
+// Persist writes the state to the sink and closes it, or cancels it. From then
+// until Release no snapshot of a leader is installed. Raft says in between, in a
+// goroutine that the host may stop there, which snapshot is its last: if a newer
+// one were installed meanwhile, raft would take the older one for the last. As a
+// leader it would find nothing in its log that lies between the two, and send its
+// snapshot for ever to whoever needs that.
 func (s *fsmSnapshot) Persist(sink raft.SnapshotSink) error {
 	if err := s.write(sink); err != nil {
 		sink.Cancel()
 		return err
 	}
+	s.settling.Lock()
+	s.held = true
 	return sink.Close()
 }
 
@@ -234,5 +248,10 @@ func (s *fsmSnapshot) write(w io.Writer) (err error) {
 	return err
 }
 
-// Release has nothing to give back: the view is ordinary memory.
-func (*fsmSnapshot) Release() {}
+// Release is the last that raft does with a snapshot. The view is ordinary memory.
+func (s *fsmSnapshot) Release() {
+	if s.held {
+		s.held = false
+		s.settling.Unlock()
+	}
+}

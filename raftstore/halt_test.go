@@ -123,3 +123,32 @@ func TestSnapshotOfAHaltedMachineIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// A halted server takes the snapshot of its leader, and entries behind it, for
+// its log alone: its machine stays as it is, and it does not count as caught up.
+func TestHaltedMachineIsNotRestored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := appliedPuppet(t)
+		if rep := p.append(wireAppend{Term: 1, PrevIndex: 6, PrevTerm: 1, Commit: 7, Entries: commands(7, 1, "panic")}); !rep.OK {
+			t.Fatal("the entry was refused")
+		}
+		synctest.Wait()
+		at, chain := p.n.Chain()
+		if !p.n.Halted() || at != 6 {
+			t.Fatalf("not halted, or it has applied %d", at)
+		}
+		if rep := p.snapshot(1, 20, 1, "a", "b", "c", "d", "e", "f"); !rep.OK {
+			t.Fatal("the snapshot was refused")
+		}
+		if rep := p.append(wireAppend{Term: 1, PrevIndex: 20, PrevTerm: 1, Commit: 21, Entries: commands(21, 1, "g")}); !rep.OK {
+			t.Fatal("entries behind the snapshot were refused")
+		}
+		synctest.Wait()
+		if now, hash := p.n.Chain(); now != at || hash != chain {
+			t.Errorf("the halted store counts as having applied %d, it is at %d", now, at)
+		}
+		if got := p.n.machine.list(); len(got) != 5 {
+			t.Errorf("the halted machine has %q", got)
+		}
+	})
+}

@@ -18,6 +18,8 @@ import (
 // look and the installation. The heartbeat ends the campaign of a candidate, which a snapshot does not: one that becomes
 // a candidate again before the snapshot refuses it (errCampaigning), and its sender tries again.
 func (t *transport) installSnapshot(req *raft.InstallSnapshotRequest, data []byte) (wireReply, error) {
+	t.settling.Lock() // before growing: entries do not wait while a snapshot of ours is archived
+	defer t.settling.Unlock()
 	t.growing.Lock()
 	defer t.growing.Unlock()
 	held := t.host.holds(req.LastLogIndex, req.LastLogTerm)

@@ -24,7 +24,7 @@ type logStore struct {
 
 	storing atomic.Pointer[time.Time] // when the StoreLogs under way began; nil while there is none
 
-	covered uint64 // index of the newest snapshot; guarded by writing
+	covered uint64 // index of the newest snapshot; guarded as all above
 	// campaigns says whether this server is a candidate: see errCampaigning. It is
 	// asked on raft's main loop, where that cannot change meanwhile; nil: never.
 	campaigns func() bool
@@ -65,11 +65,22 @@ func (s *logStore) FirstIndex() (uint64, error) {
 	return s.first, nil
 }
 
-// LastIndex is 0 for an empty log.
+// LastIndex is that of the newest snapshot where the log is empty, 0 without one:
+// raft subtracts its last snapshot from it to see whether another one is due.
 func (s *logStore) LastIndex() (uint64, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	if len(s.entries) == 0 {
+		return s.covered, nil
+	}
 	return s.last(), nil
+}
+
+// cover notes that there is a snapshot up to index; it needs writing.
+func (s *logStore) cover(index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.covered = max(s.covered, index)
 }
 
 func (s *logStore) last() uint64 {

@@ -158,8 +158,8 @@ func TestLeaderMayBeginBehindWhatIsCompacted(t *testing.T) {
 		if err := p.n.Compact(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if i, err := p.n.logs.LastIndex(); i != 0 || err != nil {
-			t.Fatalf("the log still goes to %d", i)
+		if i, err := p.n.logs.FirstIndex(); i != 0 || err != nil {
+			t.Fatalf("the log still begins at %d", i)
 		}
 		for _, w := range []wireAppend{
 			{Term: 2, PrevIndex: 3, PrevTerm: 1},
@@ -174,6 +174,73 @@ func TestLeaderMayBeginBehindWhatIsCompacted(t *testing.T) {
 		synctest.Wait()
 		if got := p.n.machine.list(); !slices.Equal(got, []string{"a", "b", "c", "d", "e", "f", "g"}) {
 			t.Fatalf("the machine has %q", got)
+		}
+	})
+}
+
+// appliedPuppet is one whose server has applied the commands a to e, up to index 6.
+func appliedPuppet(t *testing.T) *puppet {
+	t.Helper()
+	p := newPuppet(t)
+	first := []wireEntry{{Index: 1, Term: 1, Type: uint8(raft.LogConfiguration), Data: p.conf}}
+	if rep := p.append(wireAppend{Term: 1, Commit: 6, Entries: append(first, commands(2, 1, "a", "b", "c", "d", "e")...)}); !rep.OK {
+		t.Fatal("the entries were refused")
+	}
+	synctest.Wait()
+	return p
+}
+
+// The attack: the host stops the thread that has just stored a snapshot of this
+// server and is about to tell raft so, until a newer one of the leader has been
+// installed. Raft would take the older one for its last.
+func TestSnapshotOfALeaderWaitsUntilRaftKnowsOfOurs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := appliedPuppet(t)
+		ours, err := p.n.fsm.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sink, err := p.n.snaps.Create(1, 6, 1, p.n.configuration(), 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ours.Persist(sink); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan wireReply, 1)
+		go func() { done <- p.snapshot(1, 20, 1, "a", "b", "c", "d", "e", "f") }()
+		pending(t, done, "a snapshot of this server is being settled")
+		if rep := p.append(wireAppend{Term: 1, PrevIndex: 6, PrevTerm: 1, Commit: 7, Entries: commands(7, 1, "f")}); !rep.OK {
+			t.Error("entries wait with the snapshot")
+		}
+		ours.Release()
+		if rep := <-done; !rep.OK || p.n.snaps.newest() != 20 || p.n.raft.Stats()["last_snapshot_index"] != "20" {
+			t.Fatalf("%+v; the newest snapshot is of %d, and raft's of %s", rep, p.n.snaps.newest(), p.n.raft.Stats()["last_snapshot_index"])
+		}
+	})
+}
+
+// A follower whose log is empty behind a snapshot has nothing new to write into another one.
+func TestIdleFollowerTakesNoSnapshots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPuppet(t)
+		if rep := p.snapshot(1, 20, 1, "a", "b"); !rep.OK {
+			t.Fatal("the snapshot was refused")
+		}
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			if rep := p.append(wireAppend{Term: 1}); !rep.OK {
+				t.Fatal("a heartbeat was refused")
+			}
+		}
+		count := 0
+		for _, r := range openAll(t, p.n) {
+			if r.Kind == RecordSnapshot {
+				count++
+			}
+		}
+		if count != 1 {
+			t.Fatalf("%d snapshots were archived in a minute without an entry", count)
 		}
 	})
 }

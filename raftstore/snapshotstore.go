@@ -116,7 +116,7 @@ func (s *snapshotStore) checkpoint(index, term uint64) error {
 	defer s.stable.mu.Unlock()
 	s.logs.writing.Lock()
 	defer s.logs.writing.Unlock()
-	s.logs.covered = max(s.logs.covered, index)
+	s.logs.cover(index)
 	return s.journal.checkpoint(append(s.stable.records(), s.logs.recordsAfter(index, term)...)...)
 }
 

@@ -109,6 +109,7 @@ func open(cfg Config, between func(*transport) raft.Transport) (*Store, error) {
 	s.journal = &journal{seal: seal, archive: cfg.Archive, fence: s.fence, relaxed: cfg.NoFsyncUnsafe}
 	s.trans = newTransport(cfg.ID, cfg.Address, cfg.Dialer, cfg.Timeouts, s.fence, log)
 	s.fsm = newFSM(cfg.Machine, s.trans.members, log)
+	s.trans.settling = &s.fsm.settling
 	s.logs = &logStore{journal: s.journal, campaigns: func() bool { return s.raft != nil && s.raft.State() == raft.Candidate }}
 	s.reads.prove, s.asks.prove = s.proveLeadership, s.askLeader
 	s.forwards, s.leaders, s.hints.s = newForwarder(s), newLeaderWatch(), s

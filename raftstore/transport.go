@@ -46,6 +46,7 @@ type transport struct {
 	refused                   atomic.Uint64
 	uses                      atomic.Uint64 // see inboundConn
 	growing                   diskLock      // held while raft takes entries or a snapshot
+	settling                  *diskLock     // held while a snapshot is installed: see fsmSnapshot.Persist; set before anybody is served
 	reception                 reception
 
 	ctx    context.Context // ends when the transport closes
