@@ -133,7 +133,9 @@ const (
 	RecordCheckpoint RecordKind = 7
 )
 
-// RecordLog may tell of an entry again; it then replaces that entry and all behind it.
+// RecordLog may tell of an index again. With the same term it is the same entry,
+// which a checkpoint repeats, and changes nothing: the archive may end before all
+// behind it has been repeated. With another term it replaces that entry and all behind it.
 
 // Record is one opened journal record; which fields count is said at the kinds.
 type Record struct {

@@ -45,6 +45,9 @@ func recoverFrom(t *testing.T, n *testNode, sealed [][]byte) recovered {
 		case RecordVote:
 			out.vote = fmt.Sprintf("%d %s", r.Term, r.Data)
 		case RecordLog:
+			if old, ok := out.log[r.Index]; ok && old.Term == r.Term {
+				continue // told again
+			}
 			for j := range out.log {
 				if j >= r.Index {
 					delete(out.log, j)

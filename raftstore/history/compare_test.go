@@ -221,6 +221,7 @@ func TestRecordsThatMakeNoSense(t *testing.T) {
 	}
 	for name, r := range map[string]raftstore.Record{
 		"told again with no term":    record(l, 2, 0, 0, ""),
+		"told again as another":      record(l, 2, 0, 2, "another"),
 		"a gap":                      record(l, 6, 0, 2, ""),
 		"before the beginning":       record(l, 1, 0, 2, ""),
 		"index zero":                 record(l, 0, 0, 2, ""),

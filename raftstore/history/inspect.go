@@ -1,6 +1,7 @@
 package history
 
 import (
+	"bytes"
 	"fmt"
 	"iter"
 
@@ -102,7 +103,9 @@ func (b *builder) add(r *raftstore.Record) error {
 	return fmt.Errorf("%w: a record of the unknown kind %d", ErrRecords, r.Kind)
 }
 
-// entry appends, or replaces the entry of that index and all behind it.
+// entry appends, or replaces the entry of that index and all behind it. One of
+// the same term is the same entry, told again by a checkpoint: what lies behind it
+// stays, since the archive may end before the checkpoint has told that, too.
 func (b *builder) entry(r *raftstore.Record) error {
 	list, keep, size := b.h.Entries, uint64(0), b.size
 	if n := uint64(len(list)); n > 0 {
@@ -111,6 +114,12 @@ func (b *builder) entry(r *raftstore.Record) error {
 			return fmt.Errorf("%w: entry %d, where the log has %d to %d", ErrRecords, r.Index, first, first+n-1)
 		}
 		keep = r.Index - first
+		if keep < n && list[keep].Term == r.Term {
+			if e := &list[keep]; e.Type != r.Type || !bytes.Equal(e.Data, r.Data) {
+				return fmt.Errorf("%w: entry %d of term %d is told again as another one", ErrRecords, r.Index, r.Term)
+			}
+			return nil
+		}
 		for _, e := range list[keep:] {
 			size -= len(e.Data)
 		}
