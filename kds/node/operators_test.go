@@ -250,6 +250,40 @@ func TestPolicyThatNobodySatisfiesDestroysNothing(t *testing.T) {
 	}
 }
 
+// A policy that nobody satisfies keeps everybody, and keeps nobody whom the operators have removed: neither a follower
+// nor the leader waits for those who cannot leave.
+func TestRemovalDoesNotWaitForAnExpulsion(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.tune = func(n *Node) { n.tune.expelGrace, n.tune.reconcileEvery = 300*time.Millisecond, 100*time.Millisecond }
+	s.start("a", "b", "c")
+	s.operate(s.client(s.endpoints()...), policyChange(1, newImage()))
+	l := s.leader()
+	poll(t, "the leader knows that it may accept nobody", func() bool {
+		return !slices.ContainsFunc(s.nodes, func(n *running) bool { return !l.foreign(n.ServerID()) })
+	})
+	var last *running // the follower that the configuration lists behind the other one
+	members, _ := l.store.Load().Members()
+	for _, m := range members {
+		for _, n := range s.others(l) {
+			if m.ID == n.ServerID() {
+				last = n
+			}
+		}
+	}
+	for _, n := range []*running{last, l} {
+		s.operate(s.anyMember(), &api.RemoveSlot{Slot: n.slot})
+		select {
+		case err := <-n.done:
+			if !errors.Is(err, ErrRemoved) {
+				t.Errorf("the removed node %s ended with %v", n.slot, err)
+			}
+		case <-time.After(patience):
+			t.Fatalf("node %s, which the operators have removed, stays", n.slot)
+		}
+	}
+}
+
 // Two machines that take a slot from each other in turn are slowed down, and
 // each take-over raises the alarm; nobody is locked out.
 func TestFlappingSlotIsSlowedAndAlarmed(t *testing.T) {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -81,15 +82,12 @@ func (n *Node) reconcile(ctx context.Context) error {
 	if len(due) == 0 {
 		return n.raiseLevel(ctx, view)
 	}
-	who := due[0]
-	if who.ID == n.boot.id && len(due) > 1 {
-		who = due[1] // ourselves last: whoever takes over finds less to do
-	}
-	if err := n.mayRemove(ctx, members, due, who); err != nil {
+	who, err := n.next(ctx, members, due)
+	if err != nil {
 		return err
 	}
 	if who.ID == n.boot.id {
-		return n.passOn(ctx, members, due)
+		return n.passOn(ctx, members, due, who)
 	}
 	if _, err := s.Remove(ctx, who.ID, index); err != nil {
 		return err
@@ -98,6 +96,29 @@ func (n *Node) reconcile(ctx context.Context) error {
 	n.log.Warn("took a server out of the configuration", "server", who.ID, "reason", who.reason)
 	n.askReconcile() // there may be more
 	return nil
+}
+
+// next is the first of due that may leave now. Whom the operators have removed
+// comes first, and does not wait for those whom a policy puts out, who may have to
+// stay for long; ourselves last: whoever takes over finds less to do.
+func (n *Node) next(ctx context.Context, members []raftstore.Member, due []leaver) (leaver, error) {
+	rank := func(l leaver) int {
+		switch {
+		case l.ID == n.boot.id:
+			return 2
+		case l.removed:
+			return 0
+		}
+		return 1
+	}
+	due = slices.SortedStableFunc(slices.Values(due), func(a, b leaver) int { return cmp.Compare(rank(a), rank(b)) })
+	var err error
+	for _, l := range due {
+		if err = n.mayRemove(ctx, members, due, l); err == nil {
+			return l, nil
+		}
+	}
+	return leaver{}, err
 }
 
 // leaver is a server that must leave the configuration.
@@ -217,12 +238,24 @@ func (n *Node) answering(ctx context.Context, list []raftstore.Member) int {
 
 // passOn is for a leader that must leave: somebody who stays takes over, and
 // takes it out. The choice is not left to who is most advanced, which may be
-// another one that leaves.
-func (n *Node) passOn(ctx context.Context, members []raftstore.Member, due []leaver) error {
+// another one that leaves. Where nobody else stays, a leader that the operators have
+// removed hands over to a server that only a policy puts out.
+func (n *Node) passOn(ctx context.Context, members []raftstore.Member, due []leaver, self leaver) error {
 	n.log.Warn("this node must leave the configuration; another one takes over")
-	err := errMinority
+	var stay, foreign []raftstore.Member
 	for _, m := range members {
-		if !m.Voter || slices.ContainsFunc(due, func(l leaver) bool { return l.ID == m.ID }) || n.answering(ctx, []raftstore.Member{m}) == 0 {
+		i := slices.IndexFunc(due, func(l leaver) bool { return l.ID == m.ID })
+		switch {
+		case !m.Voter:
+		case i < 0:
+			stay = append(stay, m)
+		case self.removed && !due[i].removed:
+			foreign = append(foreign, m)
+		}
+	}
+	err := errMinority
+	for _, m := range slices.Concat(stay, foreign) {
+		if n.answering(ctx, []raftstore.Member{m}) == 0 {
 			continue
 		}
 		if err = n.store.Load().TransferLeadershipTo(ctx, m.ID); err == nil {
