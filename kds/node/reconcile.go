@@ -58,10 +58,10 @@ func (n *Node) askReconcile() {
 func (n *Node) reconcile(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reconcileLimit)
 	defer cancel()
-	if view := n.machine.View(); nextLevel(view, n.level) == 0 && !rootsDue(view) { // the usual look takes nobody's turn
-		if members, _ := n.store.Load().Members(); len(n.due(view, members)) == 0 {
-			return nil
-		}
+	view := n.machine.View()
+	members, _ := n.store.Load().Members()
+	if n.levelDue(view, members) == 0 && !rootsDue(view) && len(n.due(view, members)) == 0 { // the usual look takes nobody's turn
+		return nil
 	}
 	select {
 	case n.admitSem <- struct{}{}:
@@ -76,11 +76,11 @@ func (n *Node) reconcile(ctx context.Context) error {
 	if err := n.commitRoots(ctx); err != nil { // a removal may wait for a node that is not admitted before
 		return err
 	}
-	view := n.machine.View()
+	view = n.machine.View()
 	members, index := s.Members()
 	due := n.due(view, members)
 	if len(due) == 0 {
-		return n.raiseLevel(ctx, view)
+		return n.raiseLevel(ctx, view, members)
 	}
 	who, err := n.next(ctx, members, due)
 	if err != nil {
