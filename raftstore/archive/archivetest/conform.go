@@ -22,7 +22,7 @@ func Conform(t *testing.T, k Kind) {
 		{"order", testOrder}, {"buffers of the caller", testBuffers}, {"size of a record", testSizes}, {"one boot", testOneBoot},
 		{"cut and drop", testTrim}, {"any sequence of calls", testModel}, {"closed", testClosed}, {"one call at a time", testOneAtATime},
 		{"acknowledged is on the disk", testDurable}, {"crash at every byte", testCrash}, {"crash while trimming", testTrimCrash},
-		{"faults of the disk", testFaults},
+		{"faults of the disk", testFaults}, {"drop on a full disk", testDropOnAFullDisk},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

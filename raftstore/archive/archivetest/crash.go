@@ -194,6 +194,27 @@ func testTrimCrash(t *testing.T, k Kind) {
 	}
 }
 
+// testDropOnAFullDisk: a drop for which there is no room takes nothing; what was acknowledged can be read.
+func testDropOnAFullDisk(t *testing.T, k Kind) {
+	th := newThread(t)
+	b := k.bench(t, th.Place)
+	r := sample(4)
+	b.add(r[:3]...)
+	if err := errors.Join(b.Cut(), b.Append(r[3]), b.Sync()); err != nil {
+		t.Fatal(err)
+	}
+	if err := th.Refuse(writesFail(syscall.ENOSPC)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Drop(); err == nil {
+		t.Fatal("nothing failed")
+	}
+	got, err := k.read(t, imageOf(t, b.root), testID)
+	if err != nil || !slices.EqualFunc(got, r, bytes.Equal) {
+		t.Fatalf("%d records of %d, %v", len(got), len(r), err)
+	}
+}
+
 // dropCrashes leaves any of the files that a drop removes, and the note where to begin, torn or whole.
 func (b *bench) dropCrashes(before image, least, most [][]byte) {
 	b.t.Helper()
@@ -203,6 +224,13 @@ func (b *bench) dropCrashes(before image, least, most [][]byte) {
 			b.within(c, least, most)
 		}
 		return
+	}
+	for _, name := range after.names() {
+		if _, old := before[name]; !old {
+			for n := range after[name] {
+				b.within(crash{fmt.Sprintf("%s with %d bytes", name, n), before.with(name, after[name][:n])}, least, most)
+			}
+		}
 	}
 	for _, name := range before.names() {
 		if _, left := after[name]; left {

@@ -214,7 +214,9 @@ func (a *Archive) writeFirst() error {
 }
 
 // readFirst is the number of the first file: 1 unless firstName says otherwise.
-// It is a hint of the host's; a wrong one leads to records that do not open.
+// One that holds no number was cut short when it was made, by a full disk or a
+// loss of power, and then nothing has been removed yet. It is a hint of the
+// host's; a wrong one leads to records that do not open.
 func readFirst(dir string) (int, error) {
 	f, err := os.Open(filepath.Join(dir, firstName))
 	if errors.Is(err, os.ErrNotExist) {
@@ -230,7 +232,7 @@ func readFirst(dir string) (int, error) {
 	}
 	n, err := strconv.ParseUint(string(raw), 10, 31)
 	if err != nil || n == 0 || len(raw) != 8 {
-		return 0, ErrTorn
+		return 1, nil
 	}
 	return int(n), nil
 }
