@@ -102,8 +102,9 @@ type Node struct {
 	started      time.Time
 	reconcileNow chan struct{} // has room for one: something was applied that the configuration must follow
 	tune         tuning
-	archives     int    // directories taken by this boot
-	atFence      func() // does nothing; tests let something happen here
+	archives     int                 // directories taken by this boot
+	atFence      func()              // does nothing; tests let something happen here
+	atPlace      func(peer [32]byte) // as atFence
 	openStore    func(raftstore.Config) (*raftstore.Store, error)
 }
 
@@ -119,7 +120,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, registry: cfg.Registry, verifier: verifier, machine: state.New(),
 		ready: make(chan struct{}), finished: make(chan struct{}), draining: make(chan struct{}), drained: make(chan struct{}), admitSem: make(chan struct{}, 1), admitQueue: make(chan struct{}, maxAdmitQueue), surviving: make(chan struct{}, 1), fenced: newFenced(), replaced: make(chan struct{}), epochEnded: make(chan struct{}), level: state.Level,
-		channels: newChannels(), newSets: make(chan struct{}, 1), reconcileNow: make(chan struct{}, 1), started: time.Now(), tune: defaultTuning, atFence: func() {}, openStore: raftstore.Open}
+		channels: newChannels(), newSets: make(chan struct{}, 1), reconcileNow: make(chan struct{}, 1), started: time.Now(), tune: defaultTuning, atFence: func() {}, atPlace: func([32]byte) {}, openStore: raftstore.Open}
 	if n.cfg.Clock == nil {
 		n.cfg.Clock = time.Now
 	}

@@ -173,12 +173,14 @@ func (n *Node) checkRaftPeer(m *membership, peer [32]byte, attachment []byte) (*
 	if st.Membership.Epoch != m.Epoch {
 		return nil, fmt.Errorf("%w: its epoch is %d, ours %d", ErrNotMember, st.Membership.Epoch, m.Epoch)
 	}
+	view := n.machine.View() // first: who is not in a configuration that is no older than this has left it
+	n.atPlace(peer)
 	if s := n.store.Load(); s != nil {
 		if members, _ := s.Members(); contains(members, peer) {
 			return st, nil
 		}
 	}
-	if err := placeRefused(n.machine.View(), peer, st.Membership); err != nil {
+	if err := placeRefused(view, peer, st.Membership); err != nil {
 		return nil, err
 	}
 	return st, nil
