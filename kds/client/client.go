@@ -29,9 +29,10 @@ type Client struct {
 	epoch      uint64
 	floor      time.Time
 	identity   ed25519.PublicKey
-	nodePolicy api.NodePolicy // the newest seen
-	preferred  string         // the endpoint that answered last, usually the leader
-	renewed    time.Time      // when the pool was last emptied
+	nodePolicy api.NodePolicy  // the newest seen
+	preferred  string          // the endpoint that answered last, usually the leader
+	mute       map[string]bool // configured endpoints whose last attempt gave no answer
+	renewed    time.Time       // when the pool was last emptied
 }
 
 // New returns a client. It opens no connection.
@@ -47,7 +48,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg.withDefaults(), verifier: verifier, key: key, epoch: cfg.MinEpoch}
+	c := &Client{cfg: cfg.withDefaults(), verifier: verifier, key: key, epoch: cfg.MinEpoch, mute: map[string]bool{}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.renewed = c.cfg.Clock()
 	c.transport = ratls.DialFunc(c.dial).HTTP2Transport()

@@ -336,6 +336,36 @@ func TestSilentEndpoint(t *testing.T) {
 	})
 }
 
+// A node that fell silent, whose host is gone, was the one that answered last. Calls that have less time than an attempt may
+// take must get past it: the first one is lost, and those that follow begin with others.
+func TestSilentNodeIsNotPreferredForEver(t *testing.T) {
+	inSite(t, func(s *site) {
+		silent := s.net.listen("a:1")
+		defer silent.Close()
+		go func() {
+			for {
+				c, err := silent.Accept()
+				if err != nil {
+					return
+				}
+				go drain(c)
+			}
+		}()
+		s.node("b:1")
+		s.node("c:1")
+		c := s.client([]string{"a:1", "b:1", "c:1"})
+		c.prefer("a:1")
+		for i := range 20 {
+			ctx, cancel := context.WithTimeout(s.Context(), 2*time.Second)
+			_, _, err := c.Key(ctx, keyRequest)
+			cancel()
+			if (err == nil) != (i > 0) {
+				s.Errorf("call %d: %v", i, err)
+			}
+		}
+	})
+}
+
 // The connection breaks after the request was sent; another node answers.
 func TestConnectionLostInCall(t *testing.T) {
 	inSite(t, func(s *site) {

@@ -1,9 +1,13 @@
 package client
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"testing"
 
+	"github.com/claviger/claviger/attest"
+	"github.com/claviger/claviger/attest/ratls"
 	"github.com/claviger/claviger/kds/api"
 )
 
@@ -151,4 +155,26 @@ func TestAnEndedNodeIsLeftAlone(t *testing.T) {
 	if !errors.Is(tour.failures(), err) {
 		t.Error("the reason is lost")
 	}
+}
+
+// The same where the node says so in the handshake.
+func TestAnEndedNodeIsLeftAloneFromTheHandshakeOn(t *testing.T) {
+	inSite(t, func(s *site) {
+		s.node("ended:1", func(n *nodeConfig) {
+			n.channel = func(c *ratls.Config) {
+				c.Verify = func(context.Context, ratls.Hello, ratls.Evidence) (*attest.Verified, error) {
+					return nil, &ratls.RefusedError{Code: ratls.Code(api.CodeEnded), Message: "stopped for a recovery"}
+				}
+			}
+		})
+		s.node("next:1")
+		c := s.client([]string{"ended:1", "next:1"})
+		c.prefer("ended:1")
+		if _, _, err := c.Key(s.Context(), keyRequest); err != nil {
+			s.Error(err)
+		}
+		if got := s.net.dialled(); !slices.Equal(got, []string{"ended:1", "next:1"}) {
+			s.Errorf("dialled %v", got)
+		}
+	})
 }

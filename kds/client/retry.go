@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"time"
 
 	"github.com/claviger/claviger/attest/ratls"
@@ -53,10 +54,10 @@ func fateOf(err error) fate {
 		switch {
 		case r.Code == ratls.CodeInternal || proved && api.Code(r.Code).Retry():
 			return later
-		case proved:
+		case proved && api.Code(r.Code) != api.CodeEnded:
 			return final
 		default:
-			return unproved // words of someone who has shown nothing
+			return unproved // words of someone who has shown nothing, or of an epoch that has ended
 		}
 	}
 	if p, ok := errors.AsType[*api.Problem](err); ok {
@@ -120,6 +121,7 @@ func (c *Client) do(ctx context.Context, cl call) error {
 		if fateOf(err) == final {
 			return err
 		}
+		c.putLast(endpoint)
 		if ctx.Err() != nil {
 			t.cut(endpoint, err)
 			return ended(ctx, t.failures())
@@ -222,25 +224,44 @@ func (c *Client) renew() {
 	}
 }
 
-// order is the preferred endpoint, then the configured ones in random order, so that clients spread.
+// order is the preferred endpoint, then the configured ones in random order, so that clients spread; last come those that gave
+// no answer when they were asked last. A call that has less time than an attempt may take gets to one endpoint that is
+// silent, and calls that each began with the same one would never get past it.
 func (c *Client) order() []string {
 	c.mu.Lock()
-	preferred := c.preferred
-	c.mu.Unlock()
-	var out []string
-	if preferred != "" {
-		out = append(out, preferred)
+	defer c.mu.Unlock()
+	var out, last []string
+	if c.preferred != "" {
+		out = append(out, c.preferred)
 	}
 	for _, i := range rand.Perm(len(c.cfg.Endpoints)) {
-		if e := c.cfg.Endpoints[i]; e != preferred {
+		switch e := c.cfg.Endpoints[i]; {
+		case e == c.preferred:
+		case c.mute[e]:
+			last = append(last, e)
+		default:
 			out = append(out, e)
 		}
 	}
-	return out
+	return append(out, last...)
 }
 
+// prefer begins the next calls with an endpoint that has answered.
 func (c *Client) prefer(endpoint string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.preferred = endpoint
+	delete(c.mute, endpoint)
+}
+
+// putLast ends the next tours with an endpoint that has not answered.
+func (c *Client) putLast(endpoint string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.preferred == endpoint {
+		c.preferred = ""
+	}
+	if slices.Contains(c.cfg.Endpoints, endpoint) { // not every address that a node names
+		c.mute[endpoint] = true
+	}
 }
