@@ -12,10 +12,17 @@ import (
 
 // Verify checks that evidence is genuine and of the channel that ev.Binding
 // belongs to, with the replicated collateral or a newer one that comes with
-// it. It changes nothing and needs no quorum: it is for the handshake of a
-// channel. Release decides again by itself.
+// it. It changes nothing; to accept it needs no quorum, and a refusal counts as
+// for a release: clients do not ask another node after it. It is for the
+// handshake of a channel. Release decides again by itself.
 func (s *Service) Verify(ctx context.Context, ev api.Evidence) (*attest.Verified, error) {
-	v, err := s.verify(ctx, ev)
+	var v *attest.Verified
+	var err error
+	for again, round := true, 0; again && round < attempts; round++ {
+		applied := s.Machine.Applied()
+		v, err = s.verify(ctx, ev)
+		again, err = s.reconsider(ctx, applied, err)
+	}
 	return v, s.finish("verify", err)
 }
 
