@@ -338,11 +338,13 @@ func (n *Node) drain() {
 }
 
 // Close kills the node at once, as a crash would: nothing is handed over. Run
-// returns ErrClosed. It returns when everything has stopped.
+// returns ErrClosed. It returns when everything has stopped, and may be called
+// again, before Run and after it.
 func (n *Node) Close() error {
 	n.cancel(ErrClosed)
 	if !n.running.Swap(true) { // Run was never called and cannot be any more
 		n.closeListeners()
+		close(n.finished)
 		return nil
 	}
 	if s := n.store.Load(); s != nil {
