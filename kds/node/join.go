@@ -81,7 +81,7 @@ func final(err error) bool {
 	if r, ok := errors.AsType[*ratls.RefusedError](err); ok {
 		return r.Code != ratls.CodeInternal
 	}
-	if errors.Is(err, kds.ErrStale) || errors.Is(err, errLeaderUnfit) {
+	if errors.Is(err, kds.ErrStale) || errors.Is(err, errLeaderUnfit) || errors.Is(err, errBehind) {
 		return false
 	}
 	return errors.Is(err, state.ErrHalted) || errors.Is(err, kds.ErrRoots) || errors.Is(err, ratls.ErrEvidence) || errors.Is(err, ratls.ErrClusterID) || errors.Is(err, ratls.ErrEpoch) ||

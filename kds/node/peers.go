@@ -130,6 +130,9 @@ func (n *Node) verifyInbound(ctx context.Context, hello ratls.Hello, ev ratls.Ev
 	}
 	// join/1 and recover/1: both ask for roots.
 	v, err := n.judgeNode(ctx, n.policy(m.manifest).Constraints, ev, kds.ForRoots)
+	if err != nil && hello.Protocol == protocolJoin {
+		v, err = n.judgeUpToDate(ctx, m, ev, err)
+	}
 	if errors.Is(err, kds.ErrStale) { // our trouble, not the joiner's: it shall try again
 		return nil, &ratls.RefusedError{Code: ratls.CodeInternal, Message: err.Error()}
 	}
@@ -137,6 +140,24 @@ func (n *Node) verifyInbound(ctx context.Context, hello ratls.Hello, ev ratls.Ev
 		return nil, err
 	}
 	return v, nil
+}
+
+// judgeUpToDate judges a joiner again that this member refuses, by all that was
+// committed before: a refusal ends a boot for good, and this member may lag
+// behind the change of the policy that lets it in. Where the leader does not
+// answer, the joiner shall ask again. A recovering boot is not judged so: it
+// comes to survivors of a cluster that has no leader any more.
+func (n *Node) judgeUpToDate(ctx context.Context, m *membership, ev ratls.Evidence, refused error) (*attest.Verified, error) {
+	s := n.store.Load()
+	if s == nil {
+		return nil, refused
+	}
+	if err := s.Read(ctx); err != nil {
+		return nil, &ratls.RefusedError{Code: ratls.CodeInternal, Message: "this member knows no policy and collateral by which it would admit the joiner, " +
+			"and cannot learn from a leader whether it lags behind; try again, or another member. It says: " + refused.Error()}
+	}
+	n.followPolicy(n.machine.View())
+	return n.judgeNode(ctx, n.policy(m.manifest).Constraints, ev, kds.ForRoots)
 }
 
 // verifyRaftPeer judges a peer we dialled; ratls has compared its key with the id.

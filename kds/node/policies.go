@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -27,6 +28,10 @@ type policyInForce struct {
 	since  time.Time // when this node learnt of it
 }
 
+// errBehind is beside ErrNotMember where the member may merely lag behind: it
+// passes when the member has caught up, or never, at a host's that shows an old one.
+var errBehind = errors.New("it may lag behind")
+
 // policy is the node policy to judge by under the manifest m.
 func (n *Node) policy(m *api.Manifest) api.NodePolicy {
 	if p := n.inForce.Load(); p != nil {
@@ -47,7 +52,7 @@ func (n *Node) shownPolicy(m *api.Manifest, st *api.NodeStatement) (api.NodePoli
 		known = shown
 	}
 	if known.Version < n.cfg.MinNodePolicy {
-		return api.NodePolicy{}, fmt.Errorf("%w: it knows the node policy up to version %d, this node wants %d at least", ErrNotMember, known.Version, n.cfg.MinNodePolicy)
+		return api.NodePolicy{}, fmt.Errorf("%w: %w: it knows the node policy up to version %d, this node wants %d at least", ErrNotMember, errBehind, known.Version, n.cfg.MinNodePolicy)
 	}
 	return known, nil
 }
