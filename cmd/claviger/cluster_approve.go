@@ -89,6 +89,9 @@ func (f *approveFlags) run(s *cli.Streams) error {
 	if len(f.keys) > 0 && f.clusterID == "" {
 		return cli.Usagef("--key goes with --cluster-id: look first, without --key, and name the cluster that you have read about")
 	}
+	if err := keeps(f.out, f.keys); err != nil {
+		return err
+	}
 	t, err := f.trust.open(s)
 	if err != nil {
 		return err

@@ -93,6 +93,11 @@ func (f *recoverApproveFlags) run(s *cli.Streams) error {
 	if len(f.keys) > 0 && len(f.read) < minRead {
 		return cli.Usagef("--key goes with --statement: look first, without --key, and name the statement that you have read by %d or more digits of its hash", minRead)
 	}
+	for _, key := range f.keys {
+		if err := keeps(f.out, []string{key, memoryFile(key)}); err != nil {
+			return err
+		}
+	}
 	l, err := f.open(s, f.report)
 	if err != nil {
 		return err

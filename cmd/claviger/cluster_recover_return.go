@@ -76,6 +76,9 @@ func (f *returnFlags) run(s *cli.Streams) error {
 		return cli.Usagef("--share goes with the node policy in force: name each of its constraints with --constraint, as 'claviger cluster policy' last showed them, " +
 			"or say with --genesis-policy that it has never changed. Code that was shut out since must not get your share")
 	}
+	if err := keeps(f.out, f.shares); err != nil {
+		return err
+	}
 	var r node.RecoveryRequest
 	if err := readJSON(s, f.request, &r); err != nil {
 		return err

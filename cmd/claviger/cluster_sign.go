@@ -66,6 +66,9 @@ type change struct {
 
 // run looks at the cluster, has make say what the statement does to it, and signs and submits it as far as the flags ask.
 func (f *statementFlags) run(cmd *cobra.Command, s *cli.Streams, make func(api.Cluster, *api.Manifest) (api.AdminBody, []string, error)) error {
+	if err := keeps(f.out, f.keys); err != nil {
+		return err
+	}
 	return f.cluster.look(cmd.Context(), func(ctx context.Context, v *sight) error {
 		body, says, err := make(v.now, v.manifest)
 		if err != nil {

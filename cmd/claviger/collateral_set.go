@@ -223,6 +223,21 @@ func replaceFile(name string, raw []byte) (err error) {
 	return file.SyncDir(filepath.Dir(name))
 }
 
+// keeps refuses to write to one of the files that a command reads and that cannot be made again: an operator's key, what is
+// remembered beside it, a share of a recovery key. replaceFile would leave nothing of it.
+func keeps(out string, precious []string) error {
+	to, err := os.Stat(out)
+	if err != nil {
+		return nil // nothing is there to be lost
+	}
+	for _, name := range precious {
+		if from, err := os.Stat(name); err == nil && os.SameFile(from, to) {
+			return cli.Usagef("--out %s is a file that this command reads and that cannot be made again: name another one", out)
+		}
+	}
+	return nil
+}
+
 // reasons names the failures of package pcs for programs.
 var reasons = []struct {
 	err  error
