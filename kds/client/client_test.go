@@ -115,6 +115,28 @@ func TestBadRequestsStayHere(t *testing.T) {
 	})
 }
 
+// A fault of one node is not the cluster's word: another one answers. Where all have it, each is asked once.
+func TestAFaultOfOneNodeIsNotFinal(t *testing.T) {
+	inSite(t, func(s *site) {
+		broken, sound := s.node("a:1"), s.node("b:1")
+		broken.service.before = func(context.Context) error { return errors.New("a fault of this node") }
+		c := s.client([]string{"a:1", "b:1"})
+		c.prefer("a:1")
+		for range 2 {
+			if _, _, err := c.Key(s.Context(), keyRequest); err != nil {
+				s.Error(err)
+			}
+		}
+		sound.service.before = broken.service.before
+		if _, _, err := c.Key(s.Context(), keyRequest); !errors.Is(err, &api.Problem{Code: api.CodeInternal}) {
+			s.Errorf("got %v", err)
+		}
+		if a, b := broken.service.count(), sound.service.count(); a != 2 || b != 3 {
+			s.Errorf("asked %d and %d times", a, b)
+		}
+	})
+}
+
 // A refusal is final and arrives whole, whatever other endpoints there are.
 func TestRefusalIsNotRetried(t *testing.T) {
 	inSite(t, func(s *site) {

@@ -15,8 +15,9 @@
 //
 // Lost connections, "not_leader", "no_quorum", "busy" and other passing troubles are retried over all endpoints, with jittered
 // pauses, until the caller's context ends. A refusal is final: it is an *api.Problem, and a *ratls.RefusedError as well where
-// the node refused the client in the handshake. An endpoint that does not prove to be a node of the cluster is not asked
-// again in the same call; when no endpoint is left the call fails with [ErrNode]. A call begins with the endpoint that answered
+// the node refused the client in the handshake. An endpoint that does not prove to be a node of the cluster, or
+// reports a fault of its own ("internal") or the end of its epoch, is not asked again in the same call; when no endpoint is left the
+// call fails with what they said, [ErrNode] if that was not a node. A call begins with the endpoint that answered
 // last, and ends with those that gave no answer when they were asked last: calls with less time than Config.AttemptTimeout get
 // past a silent one.
 //

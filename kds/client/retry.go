@@ -43,7 +43,7 @@ type fate int
 
 const (
 	later    fate = iota // passing trouble: another endpoint, or the same one after a pause
-	unproved             // the endpoint is not a node of ours, or of an epoch that has ended: leave it alone in this call
+	unproved             // the endpoint is not a node of ours, of an epoch that has ended, or at fault: leave it alone in this call
 	final                // the answer is no, or the fault is on this side
 )
 
@@ -63,6 +63,8 @@ func fateOf(err error) fate {
 	if p, ok := errors.AsType[*api.Problem](err); ok {
 		switch {
 		case p.Code == api.CodeEnded: // another may be of the epoch that follows; this one will not say more
+			return unproved
+		case p.Code == api.CodeInternal: // a fault of this node, and perhaps of no other
 			return unproved
 		case p.Code.Retry():
 			return later
@@ -108,7 +110,7 @@ func (c *Client) do(ctx context.Context, cl call) error {
 	for {
 		endpoint, pause, ok := t.next()
 		if !ok {
-			return fmt.Errorf("kds client: no endpoint proved to be a node of cluster %s: %w", c.cfg.ClusterID, t.failures())
+			return fmt.Errorf("kds client: no endpoint proved to be a node of cluster %s that can answer: %w", c.cfg.ClusterID, t.failures())
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return ended(ctx, t.failures())
