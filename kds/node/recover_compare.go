@@ -71,7 +71,8 @@ func (a *inspected) verdict(newest *inspected) string {
 
 // leaves says what is lost if the epoch goes on from a, as far as this enclave
 // was shown it; empty if nothing is. A history that cannot be used and is of the
-// source's epoch says no more than a disk that is not there.
+// source's epoch says no more than a disk that is not there, unless its log goes
+// on behind the source's: it may need another build, or have lost its beginning.
 func (r *recovery) leaves(a *inspected) string {
 	if a != r.newest && a.standing.relation != history.Equal {
 		return fmt.Sprintf("the history of server %.16s is not the newest (%s): that of server %.16s is", a.report.ServerID, a.report.Verdict, r.newest.report.ServerID)
@@ -85,6 +86,9 @@ func (r *recovery) leaves(a *inspected) string {
 		}
 	}
 	for _, b := range r.archives {
+		if b.epoch == a.report.Epoch && a.report.behind(b.unread) {
+			return fmt.Sprintf("the log of server %.16s goes on to entry %d of term %d, and cannot be used: %s: %s", b.server, b.unread.index, b.unread.term, b.report.Path, b.report.Problem)
+		}
 		if b.report.Problem != "" && b.epoch > a.report.Epoch {
 			return fmt.Sprintf("epoch %d has been opened after that of server %.16s, and nothing of it can be used: %s: %s", b.epoch, a.report.ServerID, b.report.Path, b.report.Problem)
 		}

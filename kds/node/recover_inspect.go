@@ -39,6 +39,7 @@ type inspected struct {
 	members []state.Member
 	chains  []chainPoint       // running hashes that the log in the archive leads through, by index
 	servers []raftstore.Member // of the last configuration in it
+	unread  logEnd             // of a log that opened and does not replay here; else zero
 
 	standing relationTo // the newest
 	forked   api.ID     // another archive's server, if what both hold as committed differs; else zero
@@ -47,6 +48,14 @@ type inspected struct {
 type chainPoint struct {
 	index uint64
 	hash  [32]byte
+}
+
+// logEnd is what an election compares.
+type logEnd struct{ index, term uint64 }
+
+// behind reports whether a log ends before e.
+func (r *ArchiveReport) behind(e logEnd) bool {
+	return r.Term < e.term || r.Term == e.term && r.Index < e.index
 }
 
 // chainAt is the running hash when index had been applied; known is false for
@@ -82,9 +91,9 @@ func (i *inspector) inspect(ctx context.Context, dir string) *inspected {
 }
 
 // unusable leaves of an archive what it proves all the same: that its epoch was,
-// and its server.
+// its server, and how far its log goes.
 func (a *inspected) unusable(why error) {
-	*a = inspected{epoch: a.epoch, server: a.server, report: ArchiveReport{Path: a.report.Path, Kind: a.report.Kind, Problem: printable(why.Error()), Epoch: a.epoch}}
+	*a = inspected{epoch: a.epoch, server: a.server, unread: a.unread, report: ArchiveReport{Path: a.report.Path, Kind: a.report.Kind, Problem: printable(why.Error()), Epoch: a.epoch}}
 }
 
 func (i *inspector) read(ctx context.Context, dir string, a *inspected) error {
@@ -180,6 +189,7 @@ func (i *inspector) replay(a *inspected) error {
 	machine := state.NewHeads()
 	replayed, err := h.Replay(machine)
 	if err != nil {
+		a.unread.index, a.unread.term = h.Last()
 		return fmt.Errorf("its records do not replay: %w", err)
 	}
 	v := machine.View()
