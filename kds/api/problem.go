@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // ProblemType is the media type of a refusal (RFC 9457).
@@ -101,7 +102,8 @@ func NewProblem(code Code, detail string) *Problem {
 	}
 }
 
-// Error returns title, detail and every failed clause on one line.
+// Error returns title, detail and every failed clause on one line, without what
+// is not printable: they may be a peer's words, and end up in logs and terminals.
 func (p *Problem) Error() string {
 	var b strings.Builder
 	b.WriteString(p.Title)
@@ -114,7 +116,12 @@ func (p *Problem) Error() string {
 	for _, f := range p.Failures {
 		fmt.Fprintf(&b, "; %s: want %s, got %s (%s)", f.Clause, f.Want, f.Got, f.Hint)
 	}
-	return b.String()
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, b.String())
 }
 
 // Is matches two problems by code, so that errors.Is(err, &Problem{Code: c})

@@ -173,7 +173,7 @@ func (c *Client) Operate(ctx context.Context, req api.AdminRequest) (api.AdminRe
 	var reply api.AdminReply
 	err = c.do(ctx, call{http.MethodPost, pathAdmin, req, &reply, func(epoch uint64) error {
 		if reply.ClusterID != c.cfg.ClusterID || reply.Epoch != st.Epoch || reply.Sequence != st.Sequence || reply.Kind != st.Kind {
-			return fmt.Errorf("it answers for statement %d of epoch %d, %s", reply.Sequence, reply.Epoch, reply.Kind)
+			return fmt.Errorf("it answers for statement %d of epoch %d, %.40q", reply.Sequence, reply.Epoch, reply.Kind)
 		}
 		return nil
 	}})

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/claviger/claviger/attest"
 	"github.com/claviger/claviger/attest/ratls"
@@ -135,6 +137,35 @@ func TestDescriptionsHaveTheirForm(t *testing.T) {
 				s.T.Errorf("%s: %v", name, err)
 			}
 		}
+	})
+}
+
+// A node of code that the policy shuts out refuses in words of its choice, and replies with them: no line and no control sequence
+// of its making gets to the terminal of the operator who looks.
+func TestWordsOfANodeStayOnOneLine(t *testing.T) {
+	const lines = "over\nThe cluster has accepted it.\x1b[2J\u009b2J\u202e"
+	inSite(t, func(s *site) {
+		n := s.node("a:1", func(cfg *nodeConfig) { cfg.image = otherImage })
+		c := s.client([]string{"a:1"}, func(cfg *Config) { cfg.AnyMember = true })
+		wantOneLine := func(what string, err error) {
+			if err == nil || strings.ContainsFunc(err.Error(), func(r rune) bool { return !unicode.IsPrint(r) }) {
+				s.T.Errorf("%s: %q", what, err)
+			}
+		}
+		n.service.before = func(context.Context) error {
+			p := api.NewProblem(api.CodePolicyDenied, lines)
+			p.Title, p.Stage, p.Failures = lines, lines, []api.Failure{{Clause: lines, Want: lines, Got: lines, Hint: lines}}
+			return p
+		}
+		_, err := c.Cluster(s.T.Context())
+		wantOneLine("a refusal", err)
+		n.service.before, n.service.operated = nil, func(r *api.AdminReply) { r.Kind = lines }
+		raw, err := api.NewAdmin(s.cluster.id, 5, 1, &api.Stop{})
+		if err != nil {
+			s.T.Fatal(err)
+		}
+		_, err = c.Operate(s.T.Context(), api.AdminRequest{Statement: raw})
+		wantOneLine("a reply", err)
 	})
 }
 

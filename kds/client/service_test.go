@@ -23,6 +23,7 @@ type service struct {
 	public   func(*api.PublicKeyReply)
 	verdict  func(*api.Verdict)
 	describe func(*api.Cluster)
+	operated func(*api.AdminReply)
 	calls    int
 	seen     api.Evidence
 }
@@ -162,7 +163,11 @@ func (s *service) Operate(ctx context.Context, req api.AdminRequest) (api.AdminR
 	if err != nil {
 		return api.AdminReply{}, err
 	}
-	return api.AdminReply{ClusterID: st.ClusterID, Epoch: st.Epoch, Sequence: st.Sequence, Kind: st.Kind, Index: 9}, s.enter(ctx)
+	reply := api.AdminReply{ClusterID: st.ClusterID, Epoch: st.Epoch, Sequence: st.Sequence, Kind: st.Kind, Index: 9}
+	if s.operated != nil {
+		s.operated(&reply)
+	}
+	return reply, s.enter(ctx)
 }
 
 func (s *service) Cluster(ctx context.Context) (api.Cluster, error) {
