@@ -28,7 +28,8 @@ const ArchiveKeySize = chacha20poly1305.KeySize
 // An archive is trimmed from the front: Cut is called between two records, and
 // Drop, later, removes all that was appended before the last Cut. The store
 // drops only when what it has appended and synced since is enough to recover
-// from. A failed Drop leaves too much behind and stops nothing.
+// from. A failed Drop leaves too much behind and stops nothing, unless the next
+// call fails, too.
 type Archive interface {
 	Append(record []byte) error
 	Sync() error

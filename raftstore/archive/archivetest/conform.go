@@ -23,6 +23,7 @@ func Conform(t *testing.T, k Kind) {
 		{"cut and drop", testTrim}, {"any sequence of calls", testModel}, {"closed", testClosed}, {"one call at a time", testOneAtATime},
 		{"acknowledged is on the disk", testDurable}, {"crash at every byte", testCrash}, {"crash while trimming", testTrimCrash},
 		{"faults of the disk", testFaults}, {"drop on a full disk", testDropOnAFullDisk},
+		{"drop that is not durable", testDropThatIsNotDurable},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

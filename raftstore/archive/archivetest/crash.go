@@ -215,6 +215,32 @@ func testDropOnAFullDisk(t *testing.T, k Kind) {
 	}
 }
 
+// testDropThatIsNotDurable: a drop whose fsync fails takes nothing that counts. In a database
+// the kernel may show a head that the disk does not have, and the next record
+// would be written over what the disk's own head leads to: so that is final.
+func testDropThatIsNotDurable(t *testing.T, k Kind) {
+	th := newThread(t)
+	b := k.bench(t, th.Place)
+	r := sample(4)
+	b.add(r[:3]...)
+	if err := errors.Join(b.Cut(), b.Append(r[3]), b.Sync()); err != nil {
+		t.Fatal(err)
+	}
+	if err := th.Refuse(syncsFail(syscall.EIO)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Drop(); err == nil {
+		t.Fatal("nothing failed")
+	}
+	if k.Paged {
+		if err := b.Sync(); err == nil { // of nothing: the disk is not asked
+			t.Fatal("the archive goes on")
+		}
+		b.final("a drop that was not made durable")
+	}
+	b.within(crash{"as it was left", imageOf(t, b.root)}, r[3:], r)
+}
+
 // dropCrashes leaves any of the files that a drop removes, and the note where to begin, torn or whole.
 func (b *bench) dropCrashes(before image, least, most [][]byte) {
 	b.t.Helper()

@@ -112,6 +112,11 @@ func (a *Archive) Cut() error {
 
 // Drop deletes the records before the last Cut. The file does not shrink; bbolt
 // uses its pages again.
+//
+// A write that fails, as on a full disk, is undone and changes nothing. Any other
+// failure is final: the kernel may show a head that the disk does not have, by
+// which the pages of the head on the disk are free, and the next commit would
+// write over them before it has a head of its own there.
 func (a *Archive) Drop() error {
 	if a.err != nil {
 		return a.err
@@ -120,7 +125,11 @@ func (a *Archive) Drop() error {
 		return nil
 	}
 	if err := a.db.DeleteRange(a.oldest, a.cut-1); err != nil {
-		return fmt.Errorf("archive/bolt: %w", err)
+		failed := fmt.Errorf("archive/bolt: %w", err)
+		if e, ok := errors.AsType[*fs.PathError](err); !ok || e.Op != "write" {
+			a.err = failed
+		}
+		return failed
 	}
 	a.oldest = a.cut
 	return nil
