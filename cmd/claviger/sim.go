@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/claviger/claviger/cmd/internal/cli"
 	"github.com/claviger/claviger/cmd/internal/simworld"
 	"github.com/claviger/claviger/enclave/sim"
+	"github.com/claviger/claviger/raftstore/archive/file"
 )
 
 //go:embed node.yaml.tmpl
@@ -108,17 +110,18 @@ func simInit(s *cli.Streams, dir string, port int) error {
 	})
 }
 
-// writeNew writes a file that must not exist yet, readable by its owner only.
+// writeNew writes a file that must not exist yet, readable by its owner only. It is there as a whole, also after a loss of power,
+// or not at all: half a key would be in the way of the next attempt.
 func writeNew(name string, raw []byte) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(raw); err != nil {
-		f.Close()
-		return err
+	_, err = f.Write(raw)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(name))
 	}
-	return f.Close()
+	return file.SyncDir(filepath.Dir(name))
 }
 
 func writeTemplate(dir, name, text string, data simNode, files *[]string) error {
