@@ -2,6 +2,7 @@ package remote_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"iter"
@@ -276,6 +277,52 @@ func TestLyingServerOfNames(t *testing.T) {
 	names, err := remote.List(t.Context(), "server", liar(t, after(append(frame(0x43, name...), frame(0x44, 0, 0, 0, 0, 0, 0, 0, 1)...))))
 	if err != nil || len(names) != 1 || names[0].Attempt != 1 {
 		t.Errorf("a sound list: %v, %v", names, err)
+	}
+}
+
+// telling says when records arrive.
+type telling struct {
+	raftstore.Archive
+	arrived chan struct{}
+}
+
+func (a telling) Append(record []byte) error {
+	err := a.Archive.Append(record)
+	close(a.arrived)
+	return err
+}
+
+// What was appended and never synced is kept all the same by a server that is stopped: relaxed stores have no more than that.
+func TestAStoppedServerKeepsWhatItHas(t *testing.T) {
+	t.Parallel()
+	root, arrived := filepath.Join(t.TempDir(), "archives"), make(chan struct{})
+	on := onFiles(root, nil)
+	plain := on.Make
+	on.Make = func(root string, id raftstore.ServerID) (raftstore.Archive, error) {
+		a, err := plain(root, id)
+		return telling{a, arrived}, err
+	}
+	address, stop := serve(t, on)
+	a, err := remote.Create(t.Context(), address, first(raftstore.ServerID{4}), remote.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	record := bytes.Repeat([]byte("x"), remote.MaxRecord) // more than a batch: it is sent at once
+	if err := a.Append(record); err != nil {
+		t.Fatal(err)
+	}
+	<-arrived
+	stop()
+	again, _ := serve(t, onFiles(root, nil))
+	n := 0
+	for got, err := range remote.Records(t.Context(), again, first(raftstore.ServerID{4}), remote.Options{}) {
+		if n++; err != nil || !bytes.Equal(got, record) {
+			t.Fatalf("%d bytes, %v", len(got), err)
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d records are left", n)
 	}
 }
 

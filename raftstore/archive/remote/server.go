@@ -251,8 +251,10 @@ func (s *Server) receive(conn net.Conn, r io.Reader, name Name, log *slog.Logger
 	if err := write(conn, appendCount(nil, frameDone, 0)); err != nil {
 		return 0, false, errors.Join(err, archive.Close())
 	}
-	if held, closed, err = s.follow(conn, r, archive, log); err == nil {
-		err = archive.Sync() // what a client appended and did not sync may be kept; it was never told that it is
+	held, closed, err = s.follow(conn, r, archive, log)
+	// What a client appended and did not sync may be kept, however this has ended; it was never told that it is.
+	if failed := archive.Sync(); err == nil {
+		err = failed
 	}
 	return held, closed, errors.Join(err, archive.Close())
 }
