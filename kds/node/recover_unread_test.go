@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,6 +28,9 @@ func TestNewerHistoryThatThisBuildCannotReplay(t *testing.T) {
 	if _, _, err := (replica{c.leader().store.Load()}).Propose(t.Context(), []byte{0xff}); !errors.Is(err, state.ErrHalted) {
 		t.Fatalf("an entry that nobody here understands: %v", err)
 	}
+	poll(t, "all have the entry, and halt", func() bool {
+		return !slices.ContainsFunc(c.nodes, func(n *running) bool { return !n.store.Load().Halted() })
+	})
 	c.dead = c.crash()
 	r := c.recovery(c.dead)
 	for i, dir := range r.Archives {
