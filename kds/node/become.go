@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -47,7 +46,10 @@ func (n *Node) become(s *kds.Secrets, m *membership) error {
 		Protocols: []string{protocolJoin, protocolRaft, protocolRecover}, ClusterID: m.clusterID, Epoch: m.Epoch, Key: n.boot.key,
 		Attest: n.prover.prove, Verify: n.verifyInbound, OnRefused: n.refused,
 	})
-	context.AfterFunc(n.ctx, func() { l.Close() })
+	n.work.Go(func() { // waited for: the first who closes a listener is the one who knows when its address is free
+		<-n.ctx.Done()
+		l.Close()
+	})
 	n.work.Go(func() { n.ended("peer listener", n.servePeers(l)) })
 	n.work.Go(n.sweeps)
 	n.work.Go(n.reconciles)

@@ -2,6 +2,8 @@ package node
 
 import (
 	"errors"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -32,5 +34,40 @@ func TestCloseTwice(t *testing.T) {
 	}
 	if err := n.Run(t.Context()); !errors.Is(err, ErrClosed) {
 		t.Errorf("Run after Close: %v", err)
+	}
+}
+
+// lingering is a listener that whoever closes it first needs a while for; others who close it learn nothing.
+type lingering struct {
+	*net.TCPListener
+	t      *testing.T
+	n      *Node
+	closed atomic.Bool
+}
+
+func (l *lingering) Close() error {
+	if l.closed.Swap(true) {
+		return net.ErrClosed
+	}
+	select {
+	case <-l.n.finished:
+		l.t.Error("the node has stopped, and still listens")
+	case <-time.After(100 * time.Millisecond):
+	}
+	return l.TCPListener.Close()
+}
+
+// Once Close has returned, another boot can listen at the address.
+func TestCloseWaitsForTheListener(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.tune = func(n *Node) {
+		n.peerLn = &lingering{TCPListener: n.peerLn.(*net.TCPListener), t: t, n: n}
+		n.peerPorch.Listener = n.peerLn
+	}
+	a := s.start("a")[0]
+	a.Close()
+	if !a.peerLn.(*lingering).closed.Load() {
+		t.Error("the listener is open")
 	}
 }
