@@ -331,20 +331,25 @@ func TestNoQuorumUntilDeadline(t *testing.T) {
 	})
 }
 
+// silent is an endpoint that accepts and says nothing.
+func (s *site) silent(address string) *pipes {
+	l := s.net.listen(address)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go drain(c)
+		}
+	}()
+	return l
+}
+
 // An endpoint that accepts and says nothing costs one attempt's time, no more.
 func TestSilentEndpoint(t *testing.T) {
 	inSite(t, func(s *site) {
-		silent := s.net.listen("a:1")
-		defer silent.Close()
-		go func() {
-			for {
-				c, err := silent.Accept()
-				if err != nil {
-					return
-				}
-				go drain(c)
-			}
-		}()
+		defer s.silent("a:1").Close()
 		s.node("b:1")
 		c := s.client([]string{"a:1", "b:1"})
 		c.prefer("a:1")
@@ -362,17 +367,7 @@ func TestSilentEndpoint(t *testing.T) {
 // take must get past it: the first one is lost, and those that follow begin with others.
 func TestSilentNodeIsNotPreferredForEver(t *testing.T) {
 	inSite(t, func(s *site) {
-		silent := s.net.listen("a:1")
-		defer silent.Close()
-		go func() {
-			for {
-				c, err := silent.Accept()
-				if err != nil {
-					return
-				}
-				go drain(c)
-			}
-		}()
+		defer s.silent("a:1").Close()
 		s.node("b:1")
 		s.node("c:1")
 		c := s.client([]string{"a:1", "b:1", "c:1"})

@@ -27,7 +27,9 @@ type lostCluster struct {
 	receipt api.Receipt
 }
 
-func loseCluster(t *testing.T) *lostCluster {
+// copiedCluster is three nodes that live, with an old copy and the receipt of a
+// release after it.
+func copiedCluster(t *testing.T) *lostCluster {
 	c := &lostCluster{lostSite: newLostSite(t)}
 	c.found("a", "b", "c")
 	cl := c.client(c.endpoints()...)
@@ -38,9 +40,25 @@ func loseCluster(t *testing.T) *lostCluster {
 	copyDir(t, archiveDir(rolled), c.old)
 	_, reply := c.keyOf(cl, 0)
 	c.receipt = reply.Receipt
+	return c
+}
+
+func loseCluster(t *testing.T) *lostCluster {
+	c := copiedCluster(t)
 	c.settled()
 	c.dead = c.crash()
 	return c
+}
+
+// withOld is a recovery of what is dead, with the old copy in the place of its archive.
+func (c *lostCluster) withOld() *Recovery {
+	r := c.recovery(c.dead)
+	for i, dir := range r.Archives {
+		if filepath.Base(dir) == filepath.Base(c.old) {
+			r.Archives[i] = c.old
+		}
+	}
+	return r
 }
 
 // final is a checkpoint as the first dead node would have signed it.

@@ -20,12 +20,7 @@ func TestWordsAreForOneLoss(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := c.recovery(c.dead)
-	for i, dir := range r.Archives {
-		if filepath.Base(dir) == filepath.Base(c.old) {
-			r.Archives[i] = c.old
-		}
-	}
+	r := c.withOld()
 	calls := 0
 	r.Approve = func(_ context.Context, report *RecoveryReport, refused error) (*RecoveryApprovals, error) {
 		calls++

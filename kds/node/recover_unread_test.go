@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,15 +15,7 @@ import (
 // recovery by this build can use the old copy alone: that the others go on is told, and what they hold is lost in words only.
 func TestNewerHistoryThatThisBuildCannotReplay(t *testing.T) {
 	t.Parallel()
-	c := &lostCluster{lostSite: newLostSite(t)}
-	c.found("a", "b", "c")
-	cl := c.client(c.endpoints()...)
-	c.keyOf(cl, 0)
-	c.settled()
-	rolled := c.follower()
-	c.old = filepath.Join(t.TempDir(), rolled.ServerID().String())
-	copyDir(t, archiveDir(rolled), c.old)
-	_, reply := c.keyOf(cl, 0)
+	c := copiedCluster(t)
 	if _, _, err := (replica{c.leader().store.Load()}).Propose(t.Context(), []byte{0xff}); !errors.Is(err, state.ErrHalted) {
 		t.Fatalf("an entry that nobody here understands: %v", err)
 	}
@@ -32,16 +23,11 @@ func TestNewerHistoryThatThisBuildCannotReplay(t *testing.T) {
 		return !slices.ContainsFunc(c.nodes, func(n *running) bool { return !n.store.Load().Halted() })
 	})
 	c.dead = c.crash()
-	r := c.recovery(c.dead)
-	for i, dir := range r.Archives {
-		if filepath.Base(dir) == filepath.Base(c.old) {
-			r.Archives[i] = c.old
-		}
-	}
+	r := c.withOld()
 	calls := 0
 	r.Approve = func(_ context.Context, report *RecoveryReport, refused error) (*RecoveryApprovals, error) {
 		a := report.Archive(report.Newest)
-		if a == nil || a.LogSize >= reply.Receipt.TreeSize || !strings.Contains(a.Leaves, "cannot be used") {
+		if a == nil || a.LogSize >= c.receipt.TreeSize || !strings.Contains(a.Leaves, "cannot be used") {
 			t.Errorf("the old copy in the report: %+v", a)
 		}
 		s := c.statement(report)

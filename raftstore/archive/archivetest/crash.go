@@ -194,24 +194,30 @@ func testTrimCrash(t *testing.T, k Kind) {
 	}
 }
 
-// testDropOnAFullDisk: a drop for which there is no room takes nothing; what was acknowledged can be read.
-func testDropOnAFullDisk(t *testing.T, k Kind) {
+// failedDrop is an archive of four records whose drop of the first three has failed by a fault of the disk.
+func failedDrop(t *testing.T, k Kind, fault []Rule) (b *bench, written [][]byte) {
+	t.Helper()
 	th := newThread(t)
-	b := k.bench(t, th.Place)
-	r := sample(4)
-	b.add(r[:3]...)
-	if err := errors.Join(b.Cut(), b.Append(r[3]), b.Sync()); err != nil {
+	b, written = k.bench(t, th.Place), sample(4)
+	b.add(written[:3]...)
+	if err := errors.Join(b.Cut(), b.Append(written[3]), b.Sync()); err != nil {
 		t.Fatal(err)
 	}
-	if err := th.Refuse(writesFail(syscall.ENOSPC)); err != nil {
+	if err := th.Refuse(fault); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Drop(); err == nil {
 		t.Fatal("nothing failed")
 	}
+	return b, written
+}
+
+// testDropOnAFullDisk: a drop for which there is no room takes nothing; what was acknowledged can be read.
+func testDropOnAFullDisk(t *testing.T, k Kind) {
+	b, written := failedDrop(t, k, writesFail(syscall.ENOSPC))
 	got, err := k.read(t, imageOf(t, b.root), testID)
-	if err != nil || !slices.EqualFunc(got, r, bytes.Equal) {
-		t.Fatalf("%d records of %d, %v", len(got), len(r), err)
+	if err != nil || !slices.EqualFunc(got, written, bytes.Equal) {
+		t.Fatalf("%d records of %d, %v", len(got), len(written), err)
 	}
 }
 
@@ -219,26 +225,14 @@ func testDropOnAFullDisk(t *testing.T, k Kind) {
 // the kernel may show a head that the disk does not have, and the next record
 // would be written over what the disk's own head leads to: so that is final.
 func testDropThatIsNotDurable(t *testing.T, k Kind) {
-	th := newThread(t)
-	b := k.bench(t, th.Place)
-	r := sample(4)
-	b.add(r[:3]...)
-	if err := errors.Join(b.Cut(), b.Append(r[3]), b.Sync()); err != nil {
-		t.Fatal(err)
-	}
-	if err := th.Refuse(syncsFail(syscall.EIO)); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Drop(); err == nil {
-		t.Fatal("nothing failed")
-	}
+	b, written := failedDrop(t, k, syncsFail(syscall.EIO))
 	if k.Paged {
 		if err := b.Sync(); err == nil { // of nothing: the disk is not asked
 			t.Fatal("the archive goes on")
 		}
 		b.final("a drop that was not made durable")
 	}
-	b.within(crash{"as it was left", imageOf(t, b.root)}, r[3:], r)
+	b.within(crash{"as it was left", imageOf(t, b.root)}, written[3:], written)
 }
 
 // dropCrashes leaves any of the files that a drop removes, and the note where to begin, torn or whole.
