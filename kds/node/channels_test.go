@@ -216,6 +216,9 @@ func TestOutdatedMemberIsCutOffWhenItCanBe(t *testing.T) {
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	poll(t, "b and c have been judged", func() bool { return len(a.peersToSweep(a.store.Load())) == 2 })
 	behind := errors.Join(ErrNodePolicy, errOutdated)
+	for _, n := range nodes { // nobody judges anybody any more
+		n.Close()
+	}
 	ev := a.peersToSweep(a.store.Load())[b.boot.id].evidence
 	if err := a.stand(b.boot.id, ev, behind); !errors.Is(err, errOutdated) {
 		t.Errorf("one of three: %v", err)
@@ -232,7 +235,7 @@ func TestOutdatedMemberIsCutOffWhenItCanBe(t *testing.T) {
 	if err := a.stand(raftstore.ServerID{9}, ev, behind); err == nil {
 		t.Error("a stranger is tolerated")
 	}
-	if err := a.stand(b.boot.id, ev, nil); err != nil || a.standings.of[b.boot.id].unfit != nil {
+	if err := a.stand(b.boot.id, ev, nil); err != nil || a.peersToSweep(a.store.Load())[b.boot.id].unfit != nil {
 		t.Errorf("repaired: %v", err)
 	}
 }
