@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -201,15 +200,11 @@ func TestFollowerWithoutALeaderGivesUpSoon(t *testing.T) {
 // A leader that is known and cannot be reached from here is named: a client may reach it.
 func TestUnreachableLeaderIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		nodes := newTestNet().cluster(t, "a", "b", "c")
+		net := newTestNet()
+		nodes := net.cluster(t, "a", "b", "c")
 		a, b := nodes[0], nodes[1]
 		follows(t, b, a)
-		b.trans.dialer = failingDialer{}
-		b.trans.mu.Lock()
-		for c := range b.trans.open[a.id] {
-			c.Close()
-		}
-		b.trans.mu.Unlock()
+		net.wall(b.id, a.id)
 		_, _, err := b.Submit(t.Context(), []byte("x"))
 		if nl, ok := errors.AsType[*NotLeaderError](err); !ok || nl.Leader != a.id {
 			t.Errorf("submit: %v", err)
@@ -218,12 +213,6 @@ func TestUnreachableLeaderIsNamed(t *testing.T) {
 			t.Error("read: the leader is not named")
 		}
 	})
-}
-
-type failingDialer struct{}
-
-func (failingDialer) Dial(context.Context, ServerID, string) (net.Conn, error) {
-	return nil, errors.New("no route")
 }
 
 func TestBrokenServersRefuseSubmitAndRead(t *testing.T) {

@@ -167,6 +167,7 @@ type testNet struct {
 	mu       sync.Mutex
 	nodes    map[ServerID]*testNode
 	down     map[ServerID]bool
+	walls    map[[2]ServerID]bool
 	conns    map[net.Conn][2]ServerID
 	timeouts map[string]Timeouts // by name; the default where there is none
 	machines map[string]Machine  // by name; a listMachine where there is none
@@ -249,7 +250,7 @@ func (d testDialer) Dial(_ context.Context, id ServerID, addr string) (net.Conn,
 	d.net.mu.Lock()
 	defer d.net.mu.Unlock()
 	n := d.net.nodes[id]
-	if n == nil || n.addr != addr || d.net.down[id] || d.net.down[d.self] {
+	if n == nil || n.addr != addr || d.net.down[id] || d.net.down[d.self] || d.net.walls[[2]ServerID{d.self, id}] {
 		return nil, errors.New("connection refused")
 	}
 	a, b := net.Pipe()
@@ -271,6 +272,20 @@ func (n *testNet) cut(id ServerID) {
 	}
 }
 
+// wall breaks the connections that one server has dialled to another, and lets it dial no more there.
+func (n *testNet) wall(from, to ServerID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	way := [2]ServerID{from, to}
+	n.walls[way] = true
+	for c, ends := range n.conns {
+		if ends == way {
+			c.Close()
+			delete(n.conns, c)
+		}
+	}
+}
+
 func (n *testNet) heal(id ServerID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -278,7 +293,7 @@ func (n *testNet) heal(id ServerID) {
 }
 
 func newTestNet() *testNet {
-	return &testNet{nodes: map[ServerID]*testNode{}, down: map[ServerID]bool{}, conns: map[net.Conn][2]ServerID{},
+	return &testNet{nodes: map[ServerID]*testNode{}, down: map[ServerID]bool{}, walls: map[[2]ServerID]bool{}, conns: map[net.Conn][2]ServerID{},
 		timeouts: map[string]Timeouts{}, machines: map[string]Machine{}, archives: map[string]Archive{}, held: map[ServerID]chan struct{}{}}
 }
 

@@ -383,3 +383,9 @@ func TestPipelineThatNobodyReadsEnds(t *testing.T) {
 		}
 	})
 }
+
+type failingDialer struct{}
+
+func (failingDialer) Dial(context.Context, ServerID, string) (net.Conn, error) {
+	return nil, errors.New("no route")
+}

@@ -298,8 +298,7 @@ func TestSurvivorConnectionsAreCut(t *testing.T) {
 	l.settled()
 	source, second := l.nodes[1], l.nodes[3]
 	dead := l.lose(source, second)
-	door := newDoor(t, source.PeerAddr())
-	door.cut = func(conn int, told int) bool {
+	door := newDoor(t, source.PeerAddr(), func(conn, told int) bool {
 		switch conn {
 		case 0: // the first look, in the handshake
 			return told > 1000
@@ -309,7 +308,7 @@ func TestSurvivorConnectionsAreCut(t *testing.T) {
 			return source.fenced.up()
 		}
 		return false
-	}
+	})
 	calls := 0
 	r := l.fromSurvivors(nil, []*running{second}, nil)
 	r.Survivors = append(r.Survivors, door.addr)

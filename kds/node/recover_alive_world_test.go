@@ -193,13 +193,13 @@ type door struct {
 	conns chan struct{}
 }
 
-func newDoor(t *testing.T, to string) *door {
+func newDoor(t *testing.T, to string, cut func(conn, told int) bool) *door {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	d := &door{addr: l.Addr().String(), conns: make(chan struct{}, 64)}
+	d := &door{addr: l.Addr().String(), cut: cut, conns: make(chan struct{}, 64)}
 	go func() {
 		for i := 0; ; i++ {
 			in, err := l.Accept()
