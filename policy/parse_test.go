@@ -179,7 +179,7 @@ func genTokens(rt *rapid.T) []string {
 	sec := rapid.SampledFrom([]Security{Secure, Stale, Insecure}).Draw(rt, "sec")
 	tokens = append(tokens, "SEC:"+string(sec))
 	if maybe("expire") {
-		p := period{rapid.IntRange(0, 40).Draw(rt, "months"), rapid.IntRange(1, 400).Draw(rt, "days")}
+		p := period{rapid.IntRange(0, maxPeriodMonths).Draw(rt, "months"), rapid.IntRange(1, maxPeriodDays).Draw(rt, "days")}
 		tokens = append(tokens, "EXPIRE:"+p.String())
 	}
 	return tokens
@@ -243,6 +243,7 @@ func FuzzParseConstraint(f *testing.F) {
 	f.Add("S:" + signA + " PROD:1 REVOKE:3 SEC:SECURE EXPIRE:P1Y2M3W")
 	f.Add("TD:" + mrtd + " FIRMWARE_ONLY_UNSAFE XFAM:e702060000000000")
 	f.Add("SEC:INSECURE C: EXPIRE:P")
+	f.Add("C:" + codeA + " EXPIRE:P2000W") // five digits in days
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ParseConstraint(text)
 		if err != nil {

@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// Bounds of an EXPIRE period: a hundred years, and four digits per component.
+// Bounds of an EXPIRE period: a hundred years, and as many digits per component as the canonical form of that takes in days.
 const (
 	maxPeriodMonths = 1200
 	maxPeriodDays   = 36525
-	maxPeriodDigits = 4
+	maxPeriodDigits = 5
 )
 
 // period is a calendar period of ISO 8601: whole months and whole days.
